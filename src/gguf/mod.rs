@@ -1,0 +1,1 @@
+//! The container: lossless GGUF reader, streaming writer, ggml types and their dequantization.

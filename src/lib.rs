@@ -1,0 +1,35 @@
+//! wsic: WaterSIC-quantized, entropy-coded language model weights.
+//!
+//! # Map
+//!
+//! Data flows one way, from the top of this list to its end; no module uses one below it
+//! (`runtime`, `capi` and `cli` sit on top and use everything above them).
+//!
+//! | module | what it holds | depends on |
+//! |---|---|---|
+//! | `payload` | the tensor type: header, class tables, streams; encoder and scalar decoder (the definition) | std |
+//! | `kernels` | decode, matvec, matmul, get_rows for each instruction set; run-time dispatch | `payload` |
+//! | `capi` | the C ABI over `kernels` | `kernels` |
+//! | `gguf` | the container: read, write; ggml types and their dequantization | - |
+//! | `model` | tokenizer and forward pass of the supported architectures | `gguf` |
+//! | `stats` | second moments of every linear layer's input; calibration text | `model` |
+//! | `quantize` | WaterSIC and its trellis successor; rate search | `payload` (its integers and geometry) |
+//! | `runtime` | a model that runs from our type | `kernels`, `model` |
+//! | `cli` | one file per command; the only place that prints | all |
+//!
+//! Without default features only `payload`, `kernels` and `capi` are built, and they need std alone:
+//! this is the part a runtime vendors.
+
+pub mod payload;
+
+#[cfg(feature = "convert")]
+pub mod gguf;
+#[cfg(feature = "convert")]
+pub mod model;
+#[cfg(feature = "convert")]
+pub mod quantize;
+#[cfg(feature = "convert")]
+pub mod stats;
+
+#[cfg(feature = "cli")]
+pub mod cli;

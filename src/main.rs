@@ -1,0 +1,2 @@
+//! The command `wsic`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tokenizer and forward pass of the supported architectures.

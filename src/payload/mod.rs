@@ -1,0 +1,13 @@
+//! The tensor type: bytes to integers and back. The encoder, and the scalar decoder that defines the format.
+//!
+//! In: a [`QuantizedMatrix`] (integers, scales, geometry) or hostile bytes. Out: bytes, or the same matrix, or an
+//! error. Depends on std alone; knows nothing of models, files or floats other than stored scales.
+//! The text of the format is `spec/FORMAT.md`; each constant here names the section that states it.
+
+mod geometry;
+mod matrix;
+mod trellis;
+
+pub use geometry::{Geometry, Path, LANES};
+pub use matrix::{QuantizedMatrix, ScaleKind, StreamColumn, MAX_INTEGER};
+pub use trellis::{Trellis, NEXT_STATE};

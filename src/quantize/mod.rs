@@ -1,0 +1,1 @@
+//! WaterSIC and its trellis successor: matrices in, integers and scales out.
