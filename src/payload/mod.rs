@@ -4,10 +4,19 @@
 //! error. Depends on std alone; knows nothing of models, files or floats other than stored scales.
 //! The text of the format is `spec/FORMAT.md`; each constant here names the section that states it.
 
+mod crc32c;
+mod error;
 mod geometry;
 mod matrix;
+mod side;
+pub mod standard;
+pub mod table;
 mod trellis;
 
+pub mod encode;
+
+pub use crc32c::crc32c;
+pub use error::{ErrorKind, PayloadError};
 pub use geometry::{Geometry, Path, LANES};
 pub use matrix::{QuantizedMatrix, ScaleKind, StreamColumn, MAX_INTEGER};
 pub use trellis::{Trellis, NEXT_STATE};
