@@ -7,10 +7,15 @@
 mod crc32c;
 mod error;
 mod geometry;
+mod layout;
+mod limits;
 mod matrix;
+mod open;
 mod side;
+mod side_information;
 pub mod standard;
 pub mod table;
+mod tile;
 mod trellis;
 
 pub mod encode;
@@ -18,5 +23,9 @@ pub mod encode;
 pub use crc32c::crc32c;
 pub use error::{ErrorKind, PayloadError};
 pub use geometry::{Geometry, Path, LANES};
+pub use layout::{MAGIC, VERSION};
+pub use limits::Limits;
 pub use matrix::{QuantizedMatrix, ScaleKind, StreamColumn, MAX_INTEGER};
+pub use open::{announced_length, Class, Matrix, Payload, PADDING};
+pub use tile::{Escape, Escapes, Tile};
 pub use trellis::{Trellis, NEXT_STATE};

@@ -106,6 +106,7 @@ pub(crate) fn best_table(histogram: &Histogram) -> (ClassTable, f64) {
 
 /// Histogram of a generalised normal distribution of integers m = 2k + q: density proportional to
 /// exp(-|m/scale|^shape), with the scale chosen for the standard deviation `deviation`.
+#[cfg(test)]
 pub(crate) fn generalised_normal(deviation: f64, shape: f64) -> Histogram {
     // Standard deviation of the discrete distribution grows with the scale: bisection.
     let weight = |m: f64, scale: f64| (-(m.abs() / scale).powf(shape)).exp();

@@ -35,6 +35,7 @@ impl Histogram {
         self.counts[q][(clip_index(k, -REACH, REACH) + REACH) as usize] += 1.0;
     }
 
+    #[cfg(test)]
     /// Sets the weight of index `k`, parity `q`.
     pub(crate) fn set(&mut self, q: usize, k: i32, weight: f64) {
         self.counts[q][(k + REACH) as usize] = weight;

@@ -1,0 +1,251 @@
+//! The scalar tile decoder: the definition of the format (spec section "Tiles").
+
+use super::error::{ErrorKind, PayloadError};
+use super::layout::{FINAL_STATE, STATE_BYTES};
+use super::open::{Matrix, PADDING};
+use super::side::unzigzag;
+use super::{LANES, MAX_INTEGER};
+
+/// The bytes of one tile.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile<'a> {
+    /// Raw plane, initial states, renormalisation bytes.
+    pub stream: &'a [u8],
+    /// Escapes.
+    pub escapes: &'a [u8],
+    /// Offset of the tile in the payload.
+    pub offset: usize,
+}
+
+/// One escape: `addend` is added to the integer at (row of the tile, stream position).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Escape {
+    /// Chunk-major position of the symbol: (chunk * steps + step) * 64 + lane.
+    pub symbol: u64,
+    /// Row inside the tile.
+    pub row: usize,
+    /// Stream position (chunk * columns per chunk + column of the chunk).
+    pub position: usize,
+    /// A multiple of 4, not zero.
+    pub addend: i32,
+}
+
+/// Reads the escapes of one tile in order, each checked.
+#[derive(Clone, Debug)]
+pub struct Escapes<'m, 'a> {
+    matrix: &'m Matrix<'a>,
+    bytes: &'a [u8],
+    at: usize,
+    offset: usize,
+    next: u64,
+    steps: usize,
+    rows: usize,
+}
+
+impl Escapes<'_, '_> {
+    /// A canonical LEB128 number of at most 32 bits.
+    fn number(&mut self) -> Option<u32> {
+        let mut value = 0u64;
+        for index in 0..5 {
+            let byte = *self.bytes.get(self.at)?;
+            self.at += 1;
+            value |= u64::from(byte & 127) << (7 * index);
+            if byte < 128 {
+                let canonical = byte != 0 || index == 0;
+                return if canonical { u32::try_from(value).ok() } else { None };
+            }
+        }
+        None
+    }
+
+    fn read(&mut self) -> Option<Escape> {
+        let gap = u64::from(self.number()?);
+        let code = self.number()?;
+        let symbol = self.next.checked_add(gap)?;
+        self.next = symbol + 1;
+        let geometry = self.matrix.geometry;
+        let (width, lane) = (geometry.columns_per_chunk(), (symbol % LANES as u64) as usize);
+        let step_of_all = symbol / LANES as u64;
+        let chunk = step_of_all / self.steps as u64;
+        let step = (step_of_all % self.steps as u64) as usize;
+        let position = usize::try_from(chunk).ok()?.checked_mul(width)?.checked_add(lane % width)?;
+        let row = step * geometry.rows_per_step() + lane / width;
+        let input = *self.matrix.stream_inputs.get(position)?;
+        let addend = unzigzag(code).checked_mul(4)?;
+        (input != PADDING && row < self.rows && addend != 0).then_some(Escape {
+            symbol,
+            row,
+            position,
+            addend,
+        })
+    }
+}
+
+impl Iterator for Escapes<'_, '_> {
+    type Item = Result<Escape, PayloadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.bytes.len() {
+            return None;
+        }
+        let at = self.offset + self.at;
+        let escape = self.read();
+        if escape.is_none() {
+            self.at = self.bytes.len();
+        }
+        let expected = "escapes in rising order, each at a weight and not zero";
+        Some(escape.ok_or_else(|| PayloadError::new(ErrorKind::BadEscape, at, expected)))
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// The escapes of tile `tile`.
+    pub fn escapes(&self, tile: usize) -> Escapes<'_, 'a> {
+        let Tile { stream, escapes, offset } = self.tile(tile);
+        Escapes {
+            matrix: self,
+            bytes: escapes,
+            at: 0,
+            offset: offset + stream.len(),
+            next: 0,
+            steps: self.geometry.steps_in_tile(self.rows, tile),
+            rows: self.geometry.rows_in_tile(self.rows, tile),
+        }
+    }
+
+    /// Integers of tile `tile`, row-major: `rows in the tile` x [`Self::stream_length`], padding columns 0.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptTile`] or [`ErrorKind::BadEscape`].
+    ///
+    /// # Panics
+    /// If `tile` is not below [`Self::tile_count`], or `out` has another length.
+    pub fn decode_tile(&self, tile: usize, out: &mut [i32]) -> Result<(), PayloadError> {
+        let rows = self.geometry.rows_in_tile(self.rows, tile);
+        let width = self.stream_inputs.len();
+        assert!(tile < self.tile_count() && out.len() == rows * width, "a buffer of the tile's size");
+        self.decode_symbols(tile, rows, out)?;
+        for escape in self.escapes(tile) {
+            let escape = escape?;
+            let value = &mut out[escape.row * width + escape.position];
+            // At most 2^31 / 2 + 255: no overflow.
+            *value = match value.checked_add(escape.addend) {
+                Some(sum) if sum.abs() <= MAX_INTEGER => sum,
+                _ => {
+                    let at = self.tile(tile).offset;
+                    return Err(PayloadError::new(ErrorKind::BadEscape, at, "integers below 2^23"));
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn decode_symbols(&self, tile: usize, rows: usize, out: &mut [i32]) -> Result<(), PayloadError> {
+        let geometry = self.geometry;
+        let columns_per_chunk = geometry.columns_per_chunk();
+        let steps = geometry.steps_in_tile(self.rows, tile);
+        let width = self.stream_inputs.len();
+        let Tile { stream, offset, .. } = self.tile(tile);
+        let corrupt =
+            || PayloadError::new(ErrorKind::CorruptTile, offset, "a tile that ends in its end state");
+        let (raw_plane, coded) = stream.split_at(self.raw_plane_bytes(tile));
+        let (states, renormalisation) = coded.split_at(STATE_BYTES);
+        let mut raw_words = raw_plane.as_chunks::<8>().0.iter();
+        let mut bytes = renormalisation.iter();
+        let mut x = [0u32; LANES];
+        for lane in 0..LANES {
+            x[lane] = u32::from(states[lane]) << 8 | u32::from(states[LANES + lane]);
+            if x[lane] < FINAL_STATE {
+                return Err(corrupt());
+            }
+        }
+        for class in &self.classes {
+            let table = &class.table;
+            for chunk in class.chunks() {
+                let mut trellis_state = [0u8; LANES];
+                for step in 0..steps {
+                    let mut integers = [0i32; LANES];
+                    for lane in 0..LANES {
+                        let slot = x[lane] & 255;
+                        let parity = usize::from(trellis_state[lane] & 1);
+                        let run = table.run_of_slot(parity)[slot as usize];
+                        let entry = table.entries()[usize::from(run)];
+                        let rank = slot - u32::from(entry.rank_base);
+                        x[lane] = u32::from(entry.frequency) * (x[lane] >> 8) + rank;
+                        if x[lane] < 256 {
+                            let Some(&byte) = bytes.next() else { return Err(corrupt()) };
+                            x[lane] = x[lane] << 8 | u32::from(byte);
+                        }
+                        integers[lane] = i32::from(entry.value);
+                    }
+                    for bit in 0..table.raw_bits() {
+                        let Some(word) = raw_words.next() else { return Err(corrupt()) };
+                        for lane in 0..LANES {
+                            integers[lane] += i32::from(word[lane >> 3] >> (lane & 7) & 1) << (bit + 1);
+                        }
+                    }
+                    for lane in 0..LANES {
+                        let integer = integers[lane] - table.offset();
+                        trellis_state[lane] = self.trellis.next(trellis_state[lane], integer);
+                        let row = step * geometry.rows_per_step() + lane / columns_per_chunk;
+                        let position = chunk * columns_per_chunk + lane % columns_per_chunk;
+                        if row < rows {
+                            let present = self.stream_inputs[position] != PADDING;
+                            out[row * width + position] = if present { integer } else { 0 };
+                        }
+                    }
+                }
+            }
+        }
+        if x.iter().any(|&state| state != FINAL_STATE) || bytes.next().is_some() {
+            return Err(corrupt());
+        }
+        Ok(())
+    }
+
+    /// Weights of tile `tile`, row-major: `rows in the tile` x [`Self::columns`]; the order of operations is that of
+    /// the specification's section "Reconstruction". `integers` is scratch that grows to the size of a tile.
+    ///
+    /// # Errors
+    /// As [`Self::decode_tile`].
+    ///
+    /// # Panics
+    /// If `tile` is not a tile of the matrix or `out` has another length. (`tile` may be below the number of tiles of
+    /// the geometry when all columns are dead: the weights are zero then.)
+    pub fn dequantize_tile(
+        &self,
+        tile: usize,
+        integers: &mut Vec<i32>,
+        out: &mut [f32],
+    ) -> Result<(), PayloadError> {
+        let rows = self.geometry.rows_in_tile(self.rows, tile);
+        assert!(rows > 0 && out.len() == rows * self.columns, "a buffer of the tile's size");
+        out.fill(0.0);
+        let width = self.stream_inputs.len();
+        if width == 0 {
+            return Ok(());
+        }
+        integers.clear();
+        integers.resize(rows * width, 0);
+        self.decode_tile(tile, integers)?;
+        let first_row = tile * self.geometry.rows_per_tile();
+        for (row, (weights, integers)) in
+            out.chunks_exact_mut(self.columns).zip(integers.chunks_exact(width)).enumerate()
+        {
+            for ((&input, &scale), &integer) in
+                self.stream_inputs.iter().zip(&self.stream_scales).zip(integers)
+            {
+                if input != PADDING {
+                    weights[input as usize] += scale * integer as f32;
+                }
+            }
+            if let Some(scales) = &self.row_scales {
+                let scale = scales[first_row + row];
+                for weight in weights {
+                    *weight *= scale;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Matrices for tests, from a seeded generator.
+#![allow(dead_code)]
+
+use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};
+
+/// A small generator (xorshift64*), so that tests need no crate and never change.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// Nearly Gaussian: the sum of twelve uniform numbers.
+    pub fn gaussian(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
+    }
+}
+
+/// What kind of matrix to draw.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    pub rows: usize,
+    pub columns: usize,
+    pub geometry: Geometry,
+    pub trellis: Trellis,
+    /// Standard deviation of the integers, in the middle of the columns.
+    pub deviation: f64,
+    /// Octaves of spread over the columns (standard deviation).
+    pub spread: f64,
+}
+
+/// Integers of one column: Gaussian values rounded to the nearest point of the trellis state's codebook.
+pub fn column(recipe: &Recipe, deviation: f64, random: &mut Random) -> Vec<i32> {
+    let mut integers = vec![0; recipe.rows];
+    for path in recipe.geometry.paths(recipe.rows) {
+        let mut state = 0;
+        for i in 0..path.len {
+            let q = f64::from(recipe.trellis.parity(state));
+            let value = deviation * random.gaussian();
+            let m = (2.0 * ((value - q) / 2.0).round() + q).clamp(-8e6, 8e6) as i32;
+            integers[path.first + i * path.stride] = m;
+            state = recipe.trellis.next(state, m);
+        }
+    }
+    integers
+}
+
+/// A matrix drawn from the recipe; scale codes follow the deviations as they do in quantized layers.
+pub fn matrix(recipe: &Recipe, random: &mut Random) -> QuantizedMatrix {
+    let stream = (0..recipe.columns)
+        .map(|input| {
+            let octaves = recipe.spread * random.gaussian();
+            let deviation = recipe.deviation * octaves.exp2();
+            let scale = (100.0 - 8.0 * octaves + random.gaussian()).clamp(0.0, 255.0) as u16;
+            StreamColumn { input: input as u32, scale, integers: column(recipe, deviation, random) }
+        })
+        .collect();
+    QuantizedMatrix {
+        rows: recipe.rows,
+        columns: recipe.columns,
+        geometry: recipe.geometry,
+        trellis: recipe.trellis,
+        tensor_scale: 1.5e-4,
+        column_scale_kind: ScaleKind::Log8,
+        stream,
+        row_scales: None,
+    }
+}
