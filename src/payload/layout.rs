@@ -21,6 +21,10 @@ pub(crate) const FINAL_STATE: u32 = 256;
 pub(crate) const MAX_CLASSES: usize = 32;
 /// Table identifier that announces a table written out in the side information.
 pub(crate) const INLINE_TABLE: u32 = 255;
+/// Most low bits of the gap between two escapes.
+pub(crate) const MAX_GAP_BITS: u32 = 24;
+/// Largest exponent of an escape's value: addends stay below 2^24.
+pub(crate) const MAX_ESCAPE_EXPONENT: u32 = 21;
 /// Legal tensor scales: between these powers of two no weight overflows or becomes subnormal.
 pub(crate) const TENSOR_SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -96..=40;
 

@@ -4,6 +4,7 @@
 //! error. Depends on std alone; knows nothing of models, files or floats other than stored scales.
 //! The text of the format is `spec/FORMAT.md`; each constant here names the section that states it.
 
+mod bits;
 mod crc32c;
 mod error;
 mod geometry;

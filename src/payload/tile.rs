@@ -1,7 +1,8 @@
 //! The scalar tile decoder: the definition of the format (spec section "Tiles").
 
+use super::bits::BitReader;
 use super::error::{ErrorKind, PayloadError};
-use super::layout::{FINAL_STATE, STATE_BYTES};
+use super::layout::{FINAL_STATE, MAX_ESCAPE_EXPONENT, MAX_GAP_BITS, STATE_BYTES};
 use super::open::{Matrix, PADDING};
 use super::side::unzigzag;
 use super::{LANES, MAX_INTEGER};
@@ -34,8 +35,9 @@ pub struct Escape {
 #[derive(Clone, Debug)]
 pub struct Escapes<'m, 'a> {
     matrix: &'m Matrix<'a>,
-    bytes: &'a [u8],
-    at: usize,
+    bits: BitReader<'a>,
+    /// Low bits of a gap that follow its unary part; `None` before the first and after the last escape.
+    gap_bits: Option<u32>,
     offset: usize,
     next: u64,
     steps: usize,
@@ -43,25 +45,15 @@ pub struct Escapes<'m, 'a> {
 }
 
 impl Escapes<'_, '_> {
-    /// A canonical LEB128 number of at most 32 bits.
-    fn number(&mut self) -> Option<u32> {
-        let mut value = 0u64;
-        for index in 0..5 {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            value |= u64::from(byte & 127) << (7 * index);
-            if byte < 128 {
-                let canonical = byte != 0 || index == 0;
-                return if canonical { u32::try_from(value).ok() } else { None };
-            }
+    fn read(&mut self, gap_bits: u32) -> Option<Escape> {
+        let quotient = u64::from(self.bits.unary()?);
+        let gap = (quotient << gap_bits) + u64::from(self.bits.take(gap_bits)?);
+        let exponent = self.bits.unary()?;
+        if exponent > MAX_ESCAPE_EXPONENT {
+            return None;
         }
-        None
-    }
-
-    fn read(&mut self) -> Option<Escape> {
-        let gap = u64::from(self.number()?);
-        let code = self.number()?;
-        let symbol = self.next.checked_add(gap)?;
+        let code = (1 << exponent) + self.bits.take(exponent)?;
+        let symbol = self.next + gap;
         self.next = symbol + 1;
         let geometry = self.matrix.geometry;
         let (width, lane) = (geometry.columns_per_chunk(), (symbol % LANES as u64) as usize);
@@ -71,13 +63,8 @@ impl Escapes<'_, '_> {
         let position = usize::try_from(chunk).ok()?.checked_mul(width)?.checked_add(lane % width)?;
         let row = step * geometry.rows_per_step() + lane / width;
         let input = *self.matrix.stream_inputs.get(position)?;
-        let addend = unzigzag(code).checked_mul(4)?;
-        (input != PADDING && row < self.rows && addend != 0).then_some(Escape {
-            symbol,
-            row,
-            position,
-            addend,
-        })
+        let addend = 4 * unzigzag(code);
+        (input != PADDING && row < self.rows).then_some(Escape { symbol, row, position, addend })
     }
 }
 
@@ -85,15 +72,17 @@ impl Iterator for Escapes<'_, '_> {
     type Item = Result<Escape, PayloadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.bytes.len() {
+        let gap_bits = self.gap_bits?;
+        if self.bits.only_padding() {
+            self.gap_bits = None;
             return None;
         }
-        let at = self.offset + self.at;
-        let escape = self.read();
+        let at = self.offset + self.bits.byte();
+        let escape = if gap_bits <= MAX_GAP_BITS { self.read(gap_bits) } else { None };
         if escape.is_none() {
-            self.at = self.bytes.len();
+            self.gap_bits = None;
         }
-        let expected = "escapes in rising order, each at a weight and not zero";
+        let expected = "escapes in rising order, each at a weight";
         Some(escape.ok_or_else(|| PayloadError::new(ErrorKind::BadEscape, at, expected)))
     }
 }
@@ -102,11 +91,15 @@ impl<'a> Matrix<'a> {
     /// The escapes of tile `tile`.
     pub fn escapes(&self, tile: usize) -> Escapes<'_, 'a> {
         let Tile { stream, escapes, offset } = self.tile(tile);
+        let (gap_bits, list) = match escapes.split_first() {
+            Some((&first, rest)) => (Some(u32::from(first)), rest),
+            None => (None, escapes),
+        };
         Escapes {
             matrix: self,
-            bytes: escapes,
-            at: 0,
-            offset: offset + stream.len(),
+            bits: BitReader::new(list),
+            gap_bits,
+            offset: offset + stream.len() + 1,
             next: 0,
             steps: self.geometry.steps_in_tile(self.rows, tile),
             rows: self.geometry.rows_in_tile(self.rows, tile),
@@ -128,14 +121,12 @@ impl<'a> Matrix<'a> {
         for escape in self.escapes(tile) {
             let escape = escape?;
             let value = &mut out[escape.row * width + escape.position];
-            // At most 2^31 / 2 + 255: no overflow.
-            *value = match value.checked_add(escape.addend) {
-                Some(sum) if sum.abs() <= MAX_INTEGER => sum,
-                _ => {
-                    let at = self.tile(tile).offset;
-                    return Err(PayloadError::new(ErrorKind::BadEscape, at, "integers below 2^23"));
-                }
-            };
+            // Addends are below 2^24: no overflow.
+            *value += escape.addend;
+            if value.abs() > MAX_INTEGER {
+                let at = self.tile(tile).offset;
+                return Err(PayloadError::new(ErrorKind::BadEscape, at, "integers below 2^23"));
+            }
         }
         Ok(())
     }

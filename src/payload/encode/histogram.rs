@@ -6,7 +6,7 @@ use crate::payload::table::ClassTable;
 pub(crate) const REACH: i32 = 66;
 const WIDTH: usize = 2 * REACH as usize + 1;
 /// Assumed cost of an escape in bits when tables are chosen (the true cost is what the encoder writes).
-const ESCAPE_BITS: f64 = 22.0;
+const ESCAPE_BITS: f64 = 15.0;
 
 /// How often each index k occurs, by parity of the trellis state.
 #[derive(Clone, Debug)]

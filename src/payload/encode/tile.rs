@@ -2,7 +2,8 @@
 
 use super::histogram::clip_index;
 use super::{index_of, padding_integer, parallel, Stream};
-use crate::payload::layout::FINAL_STATE;
+use crate::payload::bits::BitWriter;
+use crate::payload::layout::{FINAL_STATE, MAX_GAP_BITS};
 use crate::payload::side::zigzag;
 use crate::payload::table::{ClassTable, SLOTS};
 use crate::payload::LANES;
@@ -53,12 +54,23 @@ pub(super) fn encode_all(stream: &Stream, threads: usize) -> Vec<CodedTile> {
     })
 }
 
-fn push_number(bytes: &mut Vec<u8>, mut number: u32) {
-    while number >= 128 {
-        bytes.push(number as u8 | 128);
-        number >>= 7;
+/// The escape list for (gap, code) pairs: the parameter that makes it shortest, then the bits.
+fn pack_escapes(escapes: &[(u64, u32)]) -> Vec<u8> {
+    if escapes.is_empty() {
+        return Vec::new();
     }
-    bytes.push(number as u8);
+    let gap_length = |bits: u32| escapes.iter().map(|(gap, _)| (gap >> bits) + u64::from(bits)).sum::<u64>();
+    let gap_bits = (0..=MAX_GAP_BITS).min_by_key(|&bits| gap_length(bits)).unwrap_or(0);
+    let mut writer = BitWriter::default();
+    writer.put(u64::from(gap_bits), 8);
+    for &(gap, code) in escapes {
+        writer.unary(gap >> gap_bits);
+        writer.put(gap, gap_bits);
+        let exponent = code.ilog2();
+        writer.unary(u64::from(exponent));
+        writer.put(u64::from(code), exponent);
+    }
+    writer.into_bytes()
 }
 
 fn encode_tile(stream: &Stream, tables: &[SlotTable], tile: usize) -> CodedTile {
@@ -98,8 +110,7 @@ fn encode_tile(stream: &Stream, tables: &[SlotTable], tile: usize) -> CodedTile 
                     let clipped = clip_index(index, first, last);
                     if clipped != index {
                         let symbol = ((chunk * steps + step) * LANES + lane) as u64;
-                        push_number(&mut escapes, (symbol - next_symbol) as u32);
-                        push_number(&mut escapes, zigzag((index - clipped) / 2));
+                        escapes.push((symbol - next_symbol, zigzag((index - clipped) / 2)));
                         next_symbol = symbol + 1;
                     }
                     let from_first = (clipped - first) as u32;
@@ -134,6 +145,7 @@ fn encode_tile(stream: &Stream, tables: &[SlotTable], tile: usize) -> CodedTile 
             }
         }
     }
+    let escapes = pack_escapes(&escapes);
     let mut bytes = raw_plane;
     bytes.reserve_exact(2 * LANES + reversed.len() + escapes.len());
     bytes.extend(x.iter().map(|&state| (state >> 8) as u8));
