@@ -1,1 +1,20 @@
 //! The container: lossless GGUF reader, streaming writer, ggml types and their dequantization.
+
+mod dequantize;
+mod error;
+mod file;
+mod limits;
+mod metadata;
+mod parse;
+mod tensor;
+mod types;
+mod value;
+
+pub use dequantize::{dequantize, f16_to_f32};
+pub use error::{DequantizeError, GgufError};
+pub use file::GgufFile;
+pub use limits::Limits;
+pub use metadata::Metadata;
+pub use tensor::{payload_len, TensorInfo, PAYLOAD_LENGTH_OFFSET, PAYLOAD_MAGIC, PAYLOAD_PREFIX};
+pub use types::{Block, GgmlType, WSIC_TYPE_ID};
+pub use value::{Array, Value, ValueType};
