@@ -1,6 +1,7 @@
 //! The container: lossless GGUF reader, streaming writer, ggml types and their dequantization.
 
 mod dequantize;
+mod encode;
 mod error;
 mod file;
 mod limits;
@@ -11,7 +12,8 @@ mod types;
 mod value;
 
 pub use dequantize::{dequantize, f16_to_f32};
-pub use error::{DequantizeError, GgufError};
+pub use encode::{encode, f32_to_bf16, quantize_q8_0};
+pub use error::{ConversionError, GgufError};
 pub use file::GgufFile;
 pub use limits::Limits;
 pub use metadata::Metadata;
