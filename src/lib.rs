@@ -14,6 +14,7 @@
 //! | `model` | tokenizer and forward pass of the supported architectures | `gguf` |
 //! | `stats` | second moments of every linear layer's input; calibration text | `model` |
 //! | `quantize` | WaterSIC and its trellis successor; rate search | `payload` (its integers and geometry) |
+//! | `convert` | the whole conversion: plan, layers, spool, output file | `quantize`, `stats` |
 //! | `runtime` | a model that runs from our type | `kernels`, `model` |
 //! | `cli` | one file per command; the only place that prints | all |
 //!
@@ -23,11 +24,15 @@
 pub mod payload;
 
 #[cfg(feature = "convert")]
+pub mod convert;
+#[cfg(feature = "convert")]
 pub mod gguf;
 #[cfg(feature = "convert")]
 pub mod model;
 #[cfg(feature = "convert")]
 pub mod quantize;
+#[cfg(feature = "convert")]
+pub mod runtime;
 #[cfg(feature = "convert")]
 pub mod stats;
 
