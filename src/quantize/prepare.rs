@@ -1,0 +1,459 @@
+//! Everything about a layer that does not depend on the step: live columns, factor of the covariance, target.
+
+use super::blocks::{lanes, RowBlock};
+use super::scales::RowFactors;
+use super::viterbi::{Lanes, LANES};
+use super::{cholesky, Covariance, Damping, Layer, Method, QuantizeError, Settings};
+use crate::payload::Path;
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// Positions whose targets are computed at a time, in double precision.
+const TARGET_CHUNK: usize = 256;
+/// Columns below this share of the median diagonal are erased by [`Method::WaterSic`] (paper section on dead features).
+const DEAD_SHARE: f64 = 1e-3;
+/// Damping is multiplied by this when the factorization fails, at most to `LARGEST_DAMPING` times the median.
+const DAMPING_GROWTH: f64 = 10.0;
+const LARGEST_DAMPING: f64 = 0.1;
+
+/// Factor of the damped covariance of the live columns.
+#[derive(Debug)]
+pub(super) enum Factor {
+    /// Lower triangular L.
+    Full(Mat<f32>),
+    /// L is diagonal: no feedback.
+    Diagonal,
+}
+
+/// A layer whose covariance is factored for the MMSE target of one step: what rates can be predicted from.
+pub(super) struct Factored<'a> {
+    layer: Layer<'a>,
+    settings: Settings,
+    live: Vec<u32>,
+    /// L; `None` if the covariance is diagonal.
+    factor: Option<Mat<f64>>,
+    pivots: Vec<f64>,
+    row_factors: Option<RowFactors>,
+    variance: f64,
+    mu: f64,
+    damping: f64,
+}
+
+impl<'a> Factored<'a> {
+    /// Checks the layer and factors its covariance.
+    pub fn new(layer: &Layer<'a>, settings: &Settings, c: f64) -> Result<Self, QuantizeError> {
+        layer.check()?;
+        settings.check(layer.name)?;
+        if !(c > 0.0 && c.is_finite()) {
+            let layer = layer.name.to_owned();
+            return Err(QuantizeError::Setting { layer, setting: "step c", value: c, expected: "above 0" });
+        }
+        let diagonal = layer.diagonal();
+        let (live, median) = live_columns(layer, settings, &diagonal)?;
+        let row_factors = layer
+            .row_weights
+            .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
+        let variance = variance(layer, &live, row_factors.as_ref());
+        let base = match settings.damping {
+            Damping::Median(share) => share * median,
+            Damping::Mean(share) => {
+                share * live.iter().map(|&j| diagonal[j as usize]).sum::<f64>() / live.len() as f64
+            }
+        };
+        let mut factored = Self {
+            layer: *layer,
+            settings: *settings,
+            live,
+            factor: None,
+            pivots: Vec::new(),
+            row_factors,
+            variance,
+            mu: 0.0,
+            damping: base,
+        };
+        factored.mu = factored.mmse_mu(c);
+        (factored.factor, factored.damping) =
+            factor_with_damping(layer, &factored.live, factored.mu, base, median)?;
+        let extra = factored.mu + factored.damping;
+        factored.pivots = match &factored.factor {
+            Some(l) => (0..factored.live.len()).map(|i| l[(i, i)]).collect(),
+            None => factored.live.iter().map(|&j| (diagonal[j as usize] + extra).sqrt()).collect(),
+        };
+        Ok(factored)
+    }
+
+    /// mu of the MMSE target at step c.
+    fn mmse_mu(&self, c: f64) -> f64 {
+        if self.settings.method == Method::Trellis && self.variance > 0.0 {
+            self.settings.mmse * c * c / self.variance
+        } else {
+            0.0
+        }
+    }
+
+    /// Mean over all columns of the bits that a Gaussian matrix of this variance would cost at step c.
+    pub fn predicted_bits(&self, c: f64) -> f64 {
+        predicted_bits(&self.settings, self.layer.columns, self.variance, &self.pivots, c)
+    }
+
+    /// True if every live weight is zero.
+    pub fn is_zero(&self) -> bool {
+        self.variance == 0.0
+    }
+
+    /// Computes the target.
+    pub fn prepare(self) -> Prepared<'a> {
+        let paths: Vec<Path> = if self.settings.whole_column_paths {
+            vec![Path { first: 0, stride: 1, len: self.layer.rows }]
+        } else {
+            self.settings.geometry.paths(self.layer.rows).collect()
+        };
+        let mut prepared = Prepared {
+            layer: self.layer,
+            settings: self.settings,
+            live: self.live,
+            factor: Factor::Diagonal,
+            pivots: self.pivots,
+            row_factors: self.row_factors,
+            blocks: RowBlock::split(paths.into_iter()),
+            targets: Vec::new(),
+            energy: vec![0.0; self.layer.rows],
+            variance: self.variance,
+            mu: self.mu,
+            damping: self.damping,
+        };
+        match self.factor {
+            Some(l) => {
+                let single = Mat::from_fn(l.nrows(), l.ncols(), |i, j| l[(i, j)] as f32);
+                prepared.full_targets(l.as_ref(), single.as_ref());
+                prepared.factor = Factor::Full(single);
+            }
+            None => prepared.diagonal_targets(),
+        }
+        prepared
+    }
+}
+
+/// Mean over all `columns` of the bits that Gaussian columns of standard deviation `sqrt(variance) · pivot` cost.
+fn predicted_bits(settings: &Settings, columns: usize, variance: f64, pivots: &[f64], c: f64) -> f64 {
+    // Square of the ratio between the deviation of a column and the error of its quantizer.
+    let scale = match settings.method {
+        Method::Trellis => 4.0,
+        _ => 12.0,
+    };
+    let bits = |&pivot: &f64| 0.5 * (scale * variance * pivot * pivot / (c * c)).max(1.0).log2();
+    pivots.iter().map(bits).sum::<f64>() / columns as f64
+}
+
+/// A step at which the diagonal alone, without correlations, predicts `bits`: where a search starts.
+pub(super) fn first_guess(layer: &Layer<'_>, settings: &Settings, bits: f64) -> Result<f64, QuantizeError> {
+    let diagonal = layer.diagonal();
+    let (live, _) = live_columns(layer, settings, &diagonal)?;
+    let row_factors = layer
+        .row_weights
+        .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
+    let variance = variance(layer, &live, row_factors.as_ref());
+    let pivots: Vec<f64> = match settings.method {
+        Method::Gptq | Method::RoundToNearest => vec![1.0; live.len()],
+        _ => live.iter().map(|&j| diagonal[j as usize].sqrt()).collect(),
+    };
+    Ok(solve_step(bits, |c| predicted_bits(settings, layer.columns, variance, &pivots, c)))
+}
+
+/// The step at which a falling prediction equals `bits`.
+pub(super) fn solve_step(bits: f64, predicted: impl Fn(f64) -> f64) -> f64 {
+    let (mut low, mut high) = (-140.0f64, 140.0f64);
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        if predicted(middle.exp2()) > bits {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (0.5 * (low + high)).exp2()
+}
+
+/// A layer ready to be quantized at any step c near the one it was prepared for.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    pub(super) layer: Layer<'a>,
+    pub(super) settings: Settings,
+    /// Input column of each live column, ascending.
+    pub(super) live: Vec<u32>,
+    pub(super) factor: Factor,
+    /// Diagonal of L.
+    pub(super) pivots: Vec<f64>,
+    pub(super) row_factors: Option<RowFactors>,
+    pub(super) blocks: Vec<RowBlock>,
+    /// The target Y = (W C + R + delta W) L^-T of each block.
+    pub(super) targets: Vec<Vec<Lanes>>,
+    /// `w_r Sigma w_rᵀ` of each row, of the weighted matrix.
+    pub(super) energy: Vec<f64>,
+    /// Mean square of the weighted weights of the live columns.
+    pub(super) variance: f64,
+    pub(super) mu: f64,
+    pub(super) damping: f64,
+}
+
+/// Target of a block, and the energies of its rows.
+type BlockTarget = (Vec<Lanes>, Vec<(usize, f64)>);
+
+impl<'a> Prepared<'a> {
+    /// Checks the layer, factors its covariance and computes the target. `c` is the step that the MMSE target is
+    /// meant for; steps within a factor of about 1.5 of it lose nothing measurable.
+    ///
+    /// # Errors
+    /// Bad input, or a covariance that is zero or far from positive semidefinite.
+    pub fn new(layer: &Layer<'a>, settings: &Settings, c: f64) -> Result<Self, QuantizeError> {
+        Ok(Factored::new(layer, settings, c)?.prepare())
+    }
+
+    /// mu of the MMSE target: what was added to the diagonal on purpose.
+    pub fn mu(&self) -> f64 {
+        self.mu
+    }
+
+    /// What was added to the diagonal so that the factor exists.
+    pub fn damping(&self) -> f64 {
+        self.damping
+    }
+
+    /// Mean over all columns of the bits that a Gaussian matrix of this variance would cost at step c.
+    pub fn predicted_bits(&self, c: f64) -> f64 {
+        predicted_bits(&self.settings, self.layer.columns, self.variance, &self.pivots, c)
+    }
+
+    /// Factor that multiplies row `row` before it is quantized.
+    pub(super) fn row_factor(&self, row: usize) -> f64 {
+        self.row_factors.as_ref().map_or(1.0, |f| f.factors[row])
+    }
+
+    /// Calls `store(relative position, live column, weighted weight)` for the rows at `positions` of `block`.
+    fn gather(
+        &self,
+        block: &RowBlock,
+        positions: std::ops::Range<usize>,
+        mut store: impl FnMut(usize, usize, f64),
+    ) {
+        for (position, row) in block.rows_in(positions) {
+            let factor = self.row_factor(row);
+            let weights = &self.layer.weights[row * self.layer.columns..][..self.layer.columns];
+            for (column, &input) in self.live.iter().enumerate() {
+                store(position, column, factor * f64::from(weights[input as usize]));
+            }
+        }
+    }
+
+    fn full_targets(&mut self, l: MatRef<'_, f64>, single: MatRef<'_, f32>) {
+        let n = self.live.len();
+        let this = &*self;
+        let erased_alive = n < this.layer.columns && this.settings.method != Method::Trellis;
+        let cross =
+            if this.layer.drift.is_some() || erased_alive { Some(this.cross_moments()) } else { None };
+        let results: Vec<BlockTarget> = this
+            .blocks
+            .par_iter()
+            .map(|block| {
+                let mut target = lanes(n, block.steps);
+                let mut energy = Vec::with_capacity(block.present());
+                let positions = block.positions();
+                let mut out = MatMut::from_column_major_slice_mut(target.as_flattened_mut(), positions, n);
+                for start in (0..positions).step_by(TARGET_CHUNK) {
+                    let range = start..(start + TARGET_CHUNK).min(positions);
+                    let rows = range.len();
+                    let mut weights = Mat::<f64>::zeros(rows, n);
+                    this.gather(block, range.clone(), |p, j, w| weights[(p, j)] = w);
+                    let mut product = Mat::<f64>::zeros(rows, n);
+                    triangular::matmul(
+                        product.as_mut(),
+                        BlockStructure::Rectangular,
+                        Accum::Replace,
+                        weights.as_ref(),
+                        BlockStructure::Rectangular,
+                        l,
+                        BlockStructure::TriangularLower,
+                        1.0,
+                        Par::Seq,
+                    );
+                    for (p, row) in block.rows_in(range.clone()) {
+                        let mut sum = 0.0;
+                        for j in 0..n {
+                            let (y, w) = (product[(p, j)], weights[(p, j)]);
+                            sum += y * y - (this.mu + this.damping) * w * w;
+                        }
+                        energy.push((row, sum));
+                    }
+                    let mut out = out.as_mut().subrows_mut(start, rows);
+                    match &cross {
+                        _ if this.settings.method == Method::RoundToNearest => {
+                            for j in 0..n {
+                                for p in 0..rows {
+                                    out[(p, j)] = weights[(p, j)] as f32;
+                                }
+                            }
+                        }
+                        None => {
+                            // (W Sigma + delta W) L^-T = W L - mu W L^-T; the second term is small: f32 will do.
+                            let mut small = Mat::<f32>::from_fn(rows, n, |p, j| weights[(p, j)] as f32);
+                            if this.mu > 0.0 {
+                                solve_lower_triangular_in_place(single, small.transpose_mut(), Par::Seq);
+                            }
+                            for j in 0..n {
+                                for p in 0..rows {
+                                    out[(p, j)] =
+                                        (product[(p, j)] - this.mu * f64::from(small[(p, j)])) as f32;
+                                }
+                            }
+                        }
+                        Some(cross) => {
+                            let mut y = this.drifted_target(block, range.clone(), cross.as_ref());
+                            for j in 0..n {
+                                for p in 0..rows {
+                                    y[(p, j)] += this.damping * weights[(p, j)];
+                                }
+                            }
+                            solve_lower_triangular_in_place(l, y.transpose_mut(), Par::Seq);
+                            for j in 0..n {
+                                for p in 0..rows {
+                                    out[(p, j)] = y[(p, j)] as f32;
+                                }
+                            }
+                        }
+                    }
+                }
+                (target, energy)
+            })
+            .collect();
+        self.store_targets(results);
+    }
+
+    /// C: all inputs x live inputs, double precision.
+    fn cross_moments(&self) -> Mat<f64> {
+        let columns = self.layer.columns;
+        match self.layer.drift {
+            Some(drift) => Mat::from_fn(columns, self.live.len(), |i, j| {
+                f64::from(drift.cross[i * columns + self.live[j] as usize])
+            }),
+            None => {
+                Mat::from_fn(columns, self.live.len(), |i, j| self.layer.moment(i, self.live[j] as usize))
+            }
+        }
+    }
+
+    /// W C + R of the rows at `positions`.
+    fn drifted_target(
+        &self,
+        block: &RowBlock,
+        positions: std::ops::Range<usize>,
+        cross: MatRef<'_, f64>,
+    ) -> Mat<f64> {
+        let columns = self.layer.columns;
+        let mut weights = Mat::<f64>::zeros(positions.len(), columns);
+        let mut target = Mat::<f64>::zeros(positions.len(), self.live.len());
+        for (p, row) in block.rows_in(positions) {
+            let factor = self.row_factor(row);
+            for (j, &w) in self.layer.weights[row * columns..][..columns].iter().enumerate() {
+                weights[(p, j)] = factor * f64::from(w);
+            }
+            if let Some(residual) = self.layer.drift.and_then(|drift| drift.residual) {
+                for (j, &input) in self.live.iter().enumerate() {
+                    target[(p, j)] = factor * f64::from(residual[row * columns + input as usize]);
+                }
+            }
+        }
+        matmul(target.as_mut(), Accum::Add, weights.as_ref(), cross, 1.0, Par::Seq);
+        target
+    }
+
+    fn diagonal_targets(&mut self) {
+        let n = self.live.len();
+        let diagonal = self.layer.diagonal();
+        let this = &*self;
+        let moments: Vec<f64> = this.live.iter().map(|&j| diagonal[j as usize]).collect();
+        let results: Vec<BlockTarget> = this
+            .blocks
+            .par_iter()
+            .map(|block| {
+                let mut target = lanes(n, block.steps);
+                let mut energy = vec![0.0; block.positions()];
+                this.gather(block, 0..block.positions(), |position, j, w| {
+                    energy[position] += w * w * moments[j];
+                    let y = match this.settings.method {
+                        Method::RoundToNearest => w,
+                        _ => w * (moments[j] + this.damping) / this.pivots[j],
+                    };
+                    target[j * block.steps + position / LANES][position % LANES] = y as f32;
+                });
+                (target, block.rows().map(|(position, row)| (row, energy[position])).collect())
+            })
+            .collect();
+        self.store_targets(results);
+    }
+
+    fn store_targets(&mut self, results: Vec<BlockTarget>) {
+        for (target, energy) in results {
+            self.targets.push(target);
+            for (row, value) in energy {
+                self.energy[row] = value;
+            }
+        }
+    }
+}
+
+/// Live columns and the median of the diagonal over the columns that are not exactly zero.
+fn live_columns(
+    layer: &Layer<'_>,
+    settings: &Settings,
+    diagonal: &[f64],
+) -> Result<(Vec<u32>, f64), QuantizeError> {
+    let mut active: Vec<f64> = diagonal.iter().copied().filter(|&d| d > 0.0).collect();
+    active.sort_by(f64::total_cmp);
+    let Some(&median) = active.get(active.len() / 2) else {
+        return Err(QuantizeError::NoLiveColumns { layer: layer.name.to_owned() });
+    };
+    let least = if matches!(settings.method, Method::WaterSic { .. }) { DEAD_SHARE * median } else { 0.0 };
+    let live = diagonal.iter().zip(0u32..).filter(|(&d, _)| d > 0.0 && d >= least).map(|(_, j)| j).collect();
+    Ok((live, median))
+}
+
+fn variance(layer: &Layer<'_>, live: &[u32], factors: Option<&RowFactors>) -> f64 {
+    let mut sum = 0.0;
+    for (row, weights) in layer.weights.chunks_exact(layer.columns).enumerate() {
+        let squares: f64 = live.iter().map(|&j| f64::from(weights[j as usize]).powi(2)).sum();
+        sum += squares * factors.map_or(1.0, |f| f.factors[row].powi(2));
+    }
+    sum / (layer.rows as f64 * live.len() as f64)
+}
+
+/// L of the live columns (`None` for a diagonal covariance or a method without feedback), and the damping it took.
+fn factor_with_damping(
+    layer: &Layer<'_>,
+    live: &[u32],
+    mu: f64,
+    base: f64,
+    median: f64,
+) -> Result<(Option<Mat<f64>>, f64), QuantizeError> {
+    if matches!(layer.covariance, Covariance::Diagonal(_)) {
+        return Ok((None, base));
+    }
+    let mut damping = base;
+    loop {
+        let mut l = Mat::from_fn(live.len(), live.len(), |i, j| {
+            let moment = if j <= i { layer.moment(live[i] as usize, live[j] as usize) } else { 0.0 };
+            moment + if i == j { mu + damping } else { 0.0 }
+        });
+        let pivot = match cholesky::factor(&mut l) {
+            Ok(()) => return Ok((Some(l), damping)),
+            Err(pivot) => pivot,
+        };
+        if damping >= LARGEST_DAMPING * median {
+            let (layer, column) = (layer.name.to_owned(), live[pivot] as usize);
+            return Err(QuantizeError::NotPositiveDefinite { layer, column, damping });
+        }
+        damping = (damping * DAMPING_GROWTH).max(1e-7 * median).min(LARGEST_DAMPING * median);
+    }
+}
