@@ -88,13 +88,13 @@ pub enum GgufError {
     },
     /// A tensor cannot be turned into floats, or the request does not fit it.
     #[error("{}: tensor `{tensor}`: {source}", path.display())]
-    Dequantize {
+    Conversion {
         /// File that was read.
         path: PathBuf,
         /// The tensor's name.
         tensor: String,
         /// The reason.
-        source: DequantizeError,
+        source: ConversionError,
     },
     /// A request names rows or bytes that the tensor does not have.
     #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
@@ -122,12 +122,15 @@ pub enum GgufError {
     },
 }
 
-/// Why bytes could not be turned into floats.
+/// Why bytes could not be turned into floats, or back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DequantizeError {
+pub enum ConversionError {
     /// No conversion to f32 exists for the type.
     #[error("type {0} cannot be converted to f32 here")]
     NoConversion(GgmlType),
+    /// No conversion from f32 exists for the type.
+    #[error("type {0} cannot be made from f32 here; F32, F16, BF16 and Q8_0 can")]
+    NoEncoder(GgmlType),
     /// The two lengths do not belong together.
     #[error(
         "type {ty}: {floats} floats need whole blocks of {block_elements} elements in {block_bytes} bytes each, \

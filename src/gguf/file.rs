@@ -146,10 +146,10 @@ impl GgufFile {
 
     /// The bytes of a range of rows (see [`TensorInfo::rows`]); only for types of fixed block size.
     pub fn row_bytes(&self, tensor: &TensorInfo, rows: Range<u64>) -> Result<&[u8], GgufError> {
-        let no_conversion = || GgufError::Dequantize {
+        let no_conversion = || GgufError::Conversion {
             path: self.path.clone(),
             tensor: tensor.name.clone(),
-            source: super::error::DequantizeError::NoConversion(tensor.ty),
+            source: super::error::ConversionError::NoConversion(tensor.ty),
         };
         let row = tensor.ty.row_bytes(tensor.columns()).ok_or_else(no_conversion)?;
         let slice = || {
@@ -169,7 +169,7 @@ impl GgufFile {
         rows: Range<u64>,
         out: &mut [f32],
     ) -> Result<(), GgufError> {
-        dequantize(tensor.ty, self.row_bytes(tensor, rows)?, out).map_err(|source| GgufError::Dequantize {
+        dequantize(tensor.ty, self.row_bytes(tensor, rows)?, out).map_err(|source| GgufError::Conversion {
             path: self.path.clone(),
             tensor: tensor.name.clone(),
             source,

@@ -16,6 +16,8 @@ pub struct Limits {
     pub max_metadata_bytes: u64,
     /// Dimensions of one tensor; ggml has 4 and larger values are not accepted even if allowed here.
     pub max_dimensions: u32,
+    /// Alignment of tensor data in bytes.
+    pub max_alignment: u64,
     /// Files of one split model.
     pub max_shards: u32,
 }
@@ -30,6 +32,7 @@ impl Default for Limits {
             max_array_elements: 1 << 26,
             max_metadata_bytes: 1 << 30,
             max_dimensions: 4,
+            max_alignment: 1 << 20,
             max_shards: 4096,
         }
     }

@@ -152,6 +152,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Parsed
 
     let metadata = read_metadata(&mut cursor, entry_count, limits)?;
     let alignment = read_alignment(&cursor, &metadata)?;
+    cursor.limit(ALIGNMENT_KEY, "max_alignment", limits.max_alignment, alignment.into())?;
     let mut tensors = read_tensors(&mut cursor, tensor_count, limits)?;
 
     let data_start = (cursor.at as u64).checked_next_multiple_of(u64::from(alignment)).unwrap_or(u64::MAX);

@@ -72,23 +72,33 @@ pub(crate) fn fixed_byte_len(ty: GgmlType, dims: &[u64]) -> Option<u64> {
 ///
 /// `bytes` starts with the payload and may go on after it. Errors are (expected, found).
 pub fn payload_len(bytes: &[u8]) -> Result<u64, (String, String)> {
+    let length = payload_prefix_len(bytes)?;
+    if length > bytes.len() as u64 {
+        return Err((
+            format!("a payload length of at most the {} bytes left", bytes.len()),
+            length.to_string(),
+        ));
+    }
+    Ok(length)
+}
+
+/// Length that a payload of our type states in its first bytes, which need not be followed by the rest.
+pub(crate) fn payload_prefix_len(bytes: &[u8]) -> Result<u64, (String, String)> {
     let Some(prefix) = bytes.get(..PAYLOAD_PREFIX) else {
         return Err((
             format!("a payload header of {PAYLOAD_PREFIX} bytes"),
             format!("{} bytes", bytes.len()),
         ));
     };
-    if prefix.get(..4) != Some(&PAYLOAD_MAGIC[..]) {
-        return Err(("payload magic \"WSIC\"".into(), format!("{:?}", prefix.get(..4).unwrap_or_default())));
+    if !prefix.starts_with(&PAYLOAD_MAGIC) {
+        let found = prefix.get(..PAYLOAD_MAGIC.len()).unwrap_or_default();
+        return Err(("payload magic \"WSIC\"".into(), format!("{:?}", String::from_utf8_lossy(found))));
     }
     let mut length = [0; 8];
-    length.copy_from_slice(prefix.get(PAYLOAD_LENGTH_OFFSET..).unwrap_or(&[0; 8]));
+    length.copy_from_slice(prefix.get(PAYLOAD_LENGTH_OFFSET..PAYLOAD_PREFIX).unwrap_or(&[0; 8]));
     let length = u64::from_le_bytes(length);
-    if length < PAYLOAD_PREFIX as u64 || length > bytes.len() as u64 {
-        return Err((
-            format!("a payload length from {PAYLOAD_PREFIX} to the {} bytes left", bytes.len()),
-            format!("{length}"),
-        ));
+    if length < PAYLOAD_PREFIX as u64 {
+        return Err((format!("a payload length of at least {PAYLOAD_PREFIX}"), length.to_string()));
     }
     Ok(length)
 }

@@ -142,6 +142,8 @@ ggml_types! {
     NVFP4 = 40, "NVFP4", 64 x 36;
     /// One bit and a scale per 128.
     Q1_0 = 41, "Q1_0", 128 x 18;
+    /// Two bits and a scale per 64.
+    Q2_0 = 42, "Q2_0", 64 x 18;
 }
 
 impl GgmlType {
