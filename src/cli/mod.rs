@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 failure (a file
 //! that cannot be read, a check that failed), 2 wrong usage.
 
+mod convert;
 mod inspect;
 mod progress;
 mod units;
@@ -34,6 +35,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Convert(convert::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
     }
     let context = Context { quiet: arguments.quiet };
     let result = match arguments.command {
+        Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),

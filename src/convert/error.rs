@@ -15,6 +15,17 @@ pub enum ConvertError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Calibration and statistics.
+    #[error(transparent)]
+    Calibration(#[from] crate::stats::StatsError),
+    /// A file of statistics.
+    #[error("{}: {problem}", path.display())]
+    Statistics {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The quantizer.
     #[error(transparent)]
     Quantize(#[from] QuantizeError),

@@ -31,7 +31,9 @@ impl std::str::FromStr for TensorChoice {
             };
         }
         match GgmlType::from_name(text) {
-            Some(ty @ (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0)) => Ok(Self::Type(ty)),
+            Some(ty @ (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0)) => {
+                Ok(Self::Type(ty))
+            }
             _ => Err(format!("'{text}': expected a number of bits per weight, keep, f32, f16, bf16 or q8_0")),
         }
     }
@@ -40,7 +42,8 @@ impl std::str::FromStr for TensorChoice {
 /// An override: tensors whose name matches get the choice. The last matching override wins.
 #[derive(Clone, Debug)]
 pub struct TensorOverride {
-    /// Searched anywhere in the name, as llama-quantize does.
+    /// Matched from the start of any dot-separated part of the name: `ffn_down` matches `blk.0.ffn_down.weight`,
+    /// `output` matches `output.weight` but not `blk.0.attn_output.weight`.
     pub pattern: Regex,
     /// What is done to matching tensors.
     pub choice: TensorChoice,
@@ -50,8 +53,12 @@ impl std::str::FromStr for TensorOverride {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (pattern, choice) = text.rsplit_once('=').ok_or("expected REGEX=SPEC, for example 'token_embd=keep'")?;
-        let pattern = Regex::new(pattern).map_err(|error| format!("bad regular expression: {error}"))?;
+        let (pattern, choice) =
+            text.rsplit_once('=').ok_or("expected REGEX=SPEC, for example 'token_embd=keep'")?;
+        let bad = |error| format!("bad regular expression: {error}");
+        // Checked alone first, so that the error shows what the user wrote.
+        Regex::new(pattern).map_err(bad)?;
+        let pattern = Regex::new(&format!(r"(?:^|\.)(?:{pattern})")).map_err(bad)?;
         Ok(Self { pattern, choice: choice.parse()? })
     }
 }
@@ -112,6 +119,10 @@ mod tests {
         let parsed: TensorOverride = "token_embd|output=keep".parse().unwrap();
         assert!(parsed.pattern.is_match("token_embd.weight"));
         assert_eq!(parsed.choice, TensorChoice::Keep);
+        assert!(parsed.pattern.is_match("output.weight") && parsed.pattern.is_match("output_norm.weight"));
+        assert!(!parsed.pattern.is_match("blk.3.attn_output.weight"));
+        let down: TensorOverride = "ffn_down=3".parse().unwrap();
+        assert!(down.pattern.is_match("blk.11.ffn_down.weight"));
         assert_eq!("blk.*down=3.5".parse::<TensorOverride>().unwrap().choice, TensorChoice::Bits(3.5));
         assert_eq!("a=b=q8_0".parse::<TensorOverride>().unwrap().choice, TensorChoice::Type(GgmlType::Q8_0));
         for bad in ["token_embd", "x=q4_k", "(=keep", "x=99", "x=-1", "x=nan"] {

@@ -82,7 +82,11 @@ impl PlannedTensor {
 ///
 /// # Errors
 /// Overrides that match no tensor, or ask for a type the tensor cannot have.
-pub fn plan(model: &GgufModel, network: &Model, options: &Options) -> Result<Vec<PlannedTensor>, ConvertError> {
+pub fn plan(
+    model: &GgufModel,
+    network: &Model,
+    options: &Options,
+) -> Result<Vec<PlannedTensor>, ConvertError> {
     let mut roles = std::collections::HashMap::new();
     for layer in 0..network.hyperparameters().layers {
         for slot in network.linears(layer) {

@@ -35,7 +35,8 @@ impl Spool {
         };
         if folder.exists() {
             if resume {
-                let found = fs::read_to_string(folder.join(FINGERPRINT)).map_err(io("read its fingerprint"))?;
+                let found =
+                    fs::read_to_string(folder.join(FINGERPRINT)).map_err(io("read its fingerprint"))?;
                 if found != fingerprint {
                     let differs = found.lines().zip(fingerprint.lines()).find(|(old, new)| old != new);
                     let (old, new) = differs.unwrap_or(("another input", "this input"));

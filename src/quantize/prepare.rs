@@ -104,6 +104,11 @@ impl<'a> Factored<'a> {
         self.variance == 0.0
     }
 
+    /// Variance of the (weighted) weights, and the pivots.
+    pub fn spectrum(&self) -> (f64, Vec<f64>) {
+        (self.variance, self.pivots.clone())
+    }
+
     /// Computes the target.
     pub fn prepare(self) -> Prepared<'a> {
         let paths: Vec<Path> = if self.settings.whole_column_paths {
@@ -138,7 +143,13 @@ impl<'a> Factored<'a> {
 }
 
 /// Mean over all `columns` of the bits that Gaussian columns of standard deviation `sqrt(variance) · pivot` cost.
-fn predicted_bits(settings: &Settings, columns: usize, variance: f64, pivots: &[f64], c: f64) -> f64 {
+pub(super) fn predicted_bits(
+    settings: &Settings,
+    columns: usize,
+    variance: f64,
+    pivots: &[f64],
+    c: f64,
+) -> f64 {
     // Square of the ratio between the deviation of a column and the error of its quantizer.
     let scale = match settings.method {
         Method::Trellis => 4.0,
