@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::error::ModelError;
-use crate::gguf::{GgufFile, Metadata};
+use crate::gguf::{GgufFile, GgufModel, Metadata};
 
 /// Shape of a tensor as a stack of matrices: `rows` counts the rows of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,22 @@ impl TensorSource for GgufFile {
     fn shape(&self, tensor: &str) -> Option<TensorShape> {
         let info = self.get_tensor(tensor)?;
         Some(TensorShape { columns: info.columns().try_into().ok()?, rows: info.rows().try_into().ok()? })
+    }
+
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let info = self.tensor(tensor)?;
+        Ok(self.dequantize_rows(info, rows.start as u64..rows.end as u64, out)?)
+    }
+}
+
+impl TensorSource for GgufModel {
+    fn metadata(&self) -> &Metadata {
+        GgufModel::metadata(self)
+    }
+
+    fn shape(&self, tensor: &str) -> Option<TensorShape> {
+        let (file, info) = self.get_tensor(tensor)?;
+        file.shape(&info.name)
     }
 
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
