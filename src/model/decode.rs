@@ -8,7 +8,7 @@ use super::cache::{CachePrecision, LayerCache};
 use super::error::ModelError;
 use super::forward::Model;
 use super::head::for_each_block;
-use super::ops::multiply_transposed;
+use super::ops::{DenseMatrix, MatrixProduct};
 use super::weights::LayerWeights;
 
 /// Choices of a [`Decoder`].
@@ -30,7 +30,7 @@ impl Default for DecoderOptions {
 pub struct Decoder {
     model: Arc<Model>,
     resident: Vec<Option<LayerWeights>>,
-    head: Option<Vec<f32>>,
+    head: Option<DenseMatrix>,
     caches: Vec<LayerCache>,
     lengths: Vec<usize>,
     context: usize,
@@ -79,7 +79,7 @@ impl Decoder {
                 weights.extend_from_slice(block);
                 Ok(())
             })?;
-            head = Some(weights);
+            head = DenseMatrix::new(h.vocabulary, h.width, weights);
         }
         let mut resident = Vec::with_capacity(layers);
         for layer in 0..layers {
@@ -154,7 +154,7 @@ impl Decoder {
             None => self.model.logits(hidden),
             Some(weights) => {
                 let mut logits = vec![0.0; hidden.len() / h.width * h.vocabulary];
-                multiply_transposed(&self.model.final_norm(hidden), weights, h.width, &mut logits)?;
+                weights.multiply(&self.model.final_norm(hidden), &mut logits)?;
                 Ok(logits)
             }
         }

@@ -54,7 +54,8 @@ impl TensorSource for GgufModel {
     }
 
     fn shape(&self, tensor: &str) -> Option<TensorShape> {
-        self.get_tensor(tensor).and_then(|(file, info)| file.shape(&info.name))
+        let (file, info) = self.get_tensor(tensor)?;
+        file.shape(&info.name)
     }
 
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {

@@ -75,35 +75,65 @@ pub fn multiply_transposed(x: &[f32], w: &[f32], columns: usize, y: &mut [f32]) 
     if tokens == 0 || rows == 0 {
         return Ok(());
     }
-    let weight = MatRef::from_row_major_slice(w, rows, columns);
     if tokens < TOKENS_PER_TASK {
+        multiply_few(x, w, columns, y, tokens, rows);
+        return Ok(());
+    }
+    let weight = MatRef::from_row_major_slice(w, rows, columns);
+    let tasks = y.par_chunks_mut(TOKENS_PER_TASK * rows).zip(x.par_chunks(TOKENS_PER_TASK * columns));
+    tasks.for_each(|(y, x)| {
+        let tokens = x.len() / columns;
         let x = MatRef::from_row_major_slice(x, tokens, columns);
         let y = MatMut::from_row_major_slice_mut(y, tokens, rows);
-        by_outputs(x, weight, y);
-    } else {
-        y.par_chunks_mut(TOKENS_PER_TASK * rows).zip(x.par_chunks(TOKENS_PER_TASK * columns)).for_each(
-            |(y, x)| {
-                let tokens = x.len() / columns;
-                let x = MatRef::from_row_major_slice(x, tokens, columns);
-                let y = MatMut::from_row_major_slice_mut(y, tokens, rows);
-                matmul(y, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
-            },
-        );
-    }
+        matmul(y, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
+    });
     Ok(())
 }
 
-/// Halves the outputs at multiples of the task size until a task is left.
-fn by_outputs(x: MatRef<'_, f32>, weight: MatRef<'_, f32>, y: MatMut<'_, f32>) {
-    let tasks = weight.nrows().div_ceil(OUTPUTS_PER_TASK);
-    if tasks <= 1 {
-        matmul(y, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
-        return;
-    }
-    let middle = tasks / 2 * OUTPUTS_PER_TASK;
-    let (upper, lower) = weight.split_at_row(middle);
-    let (left, right) = y.split_at_col_mut(middle);
-    rayon::join(|| by_outputs(x, upper, left), || by_outputs(x, lower, right));
+/// The product for few tokens, in parallel over outputs. With the tokens of one feature side by side the weights,
+/// which are the most of what is read, stream once through the kernel as they lie in memory.
+fn multiply_few(x: &[f32], w: &[f32], columns: usize, y: &mut [f32], tokens: usize, rows: usize) {
+    let x = transposed(x, tokens, columns);
+    let x = MatRef::from_column_major_slice(&x, tokens, columns);
+    let mut outputs = vec![0.0; y.len()];
+    outputs.par_chunks_mut(OUTPUTS_PER_TASK * tokens).zip(w.par_chunks(OUTPUTS_PER_TASK * columns)).for_each(
+        |(y, w)| {
+            let w = MatRef::from_row_major_slice(w, w.len() / columns, columns);
+            let y = MatMut::from_column_major_slice_mut(y, tokens, w.nrows());
+            matmul(y, Accum::Replace, x, w.transpose(), 1.0, Par::Seq);
+        },
+    );
+    transpose(&outputs, rows, tokens, y);
+}
+
+/// Rows and columns of the squares in which matrices are transposed.
+const SQUARE: usize = 16;
+
+/// Writes a row-major matrix of `rows` x `columns` column by column.
+fn transpose(x: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    out.par_chunks_mut(rows * 4 * SQUARE).enumerate().for_each(|(task, out)| {
+        for (strip, out) in out.chunks_mut(rows * SQUARE).enumerate() {
+            let first = (task * 4 + strip) * SQUARE;
+            for (top, x) in x.chunks(columns * SQUARE).enumerate() {
+                let start = top * SQUARE;
+                let end = rows.min(start + SQUARE);
+                for (column, out) in (first..).zip(out.chunks_exact_mut(rows)) {
+                    let values = x.get(column..).unwrap_or_default().iter().step_by(columns);
+                    out.get_mut(start..end)
+                        .unwrap_or_default()
+                        .iter_mut()
+                        .zip(values)
+                        .for_each(|(o, &v)| *o = v);
+                }
+            }
+        }
+    });
+}
+
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    transpose(x, rows, columns, &mut out);
+    out
 }
 
 #[cfg(test)]
