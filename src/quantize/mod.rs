@@ -6,14 +6,17 @@
 //!
 //! Results are bit-identical for any number of threads (rayon's current pool): work is cut by shape only.
 
+mod baseline;
 mod blocks;
 mod cholesky;
 pub mod entropy;
 mod error;
+mod feedback;
 mod layer;
 mod limit;
 mod prepare;
 mod report;
+mod rescale;
 mod scales;
 mod search;
 mod settings;
@@ -37,7 +40,10 @@ impl Prepared<'_> {
     /// # Errors
     /// A step so small or large that it is no normal f32.
     pub fn quantize(&self, c: f64) -> Result<QuantizedMatrix, QuantizeError> {
-        sic::quantize(self, c)
+        match self.settings.method {
+            Method::Trellis => sic::quantize(self, c),
+            _ => baseline::quantize(self, c),
+        }
     }
 
     fn bad_step(&self, c: f64) -> QuantizeError {
