@@ -1,7 +1,7 @@
 //! WaterSIC and its trellis successor: matrices in, integers and scales out.
 //!
 //! In: a [`Layer`] (weights and the second moment of the input), [`Settings`], a step c or a target rate. Out: a
-//! [`QuantizedMatrix`](crate::payload::QuantizedMatrix) for the payload's encoder and a [`Report`]. Knows nothing of
+//! [`QuantizedMatrix`] for the payload's encoder and a [`Report`]. Knows nothing of
 //! models and files, and of the payload only its integers, scales and geometry.
 //!
 //! Results are bit-identical for any number of threads (rayon's current pool): work is cut by shape only.
@@ -11,6 +11,7 @@ mod blocks;
 mod cholesky;
 pub mod entropy;
 mod error;
+mod factored;
 mod feedback;
 mod layer;
 mod limit;

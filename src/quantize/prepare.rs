@@ -1,9 +1,10 @@
-//! Everything about a layer that does not depend on the step: live columns, factor of the covariance, target.
+//! The target of the quantizer: everything about a layer that stays when the step changes a little.
 
 use super::blocks::{lanes, RowBlock};
+use super::factored::{predicted_bits, Factored};
 use super::scales::RowFactors;
 use super::viterbi::{Lanes, LANES};
-use super::{cholesky, Covariance, Damping, Layer, Method, QuantizeError, Settings};
+use super::{Covariance, Layer, Method, QuantizeError, Settings};
 use crate::payload::Path;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
@@ -13,11 +14,6 @@ use rayon::prelude::*;
 
 /// Positions whose targets are computed at a time, in double precision.
 const TARGET_CHUNK: usize = 256;
-/// Columns below this share of the median diagonal are erased by [`Method::WaterSic`] (paper section on dead features).
-const DEAD_SHARE: f64 = 1e-3;
-/// Damping is multiplied by this when the factorization fails, at most to `LARGEST_DAMPING` times the median.
-const DAMPING_GROWTH: f64 = 10.0;
-const LARGEST_DAMPING: f64 = 0.1;
 
 /// Factor of the damped covariance of the live columns.
 #[derive(Debug)]
@@ -26,179 +22,6 @@ pub(super) enum Factor {
     Full(Mat<f32>),
     /// L is diagonal: no feedback.
     Diagonal,
-}
-
-/// A layer whose covariance is factored for the MMSE target of one step: what rates can be predicted from.
-pub(super) struct Factored<'a> {
-    layer: Layer<'a>,
-    settings: Settings,
-    live: Vec<u32>,
-    /// L; `None` if the covariance is diagonal.
-    factor: Option<Mat<f64>>,
-    pivots: Vec<f64>,
-    row_factors: Option<RowFactors>,
-    variance: f64,
-    mu: f64,
-    damping: f64,
-}
-
-impl<'a> Factored<'a> {
-    /// Checks the layer and factors its covariance.
-    pub fn new(layer: &Layer<'a>, settings: &Settings, c: f64) -> Result<Self, QuantizeError> {
-        layer.check()?;
-        settings.check(layer.name)?;
-        if !(c > 0.0 && c.is_finite()) {
-            let layer = layer.name.to_owned();
-            return Err(QuantizeError::Setting { layer, setting: "step c", value: c, expected: "above 0" });
-        }
-        let diagonal = layer.diagonal();
-        let (live, median) = live_columns(layer, settings, &diagonal)?;
-        let row_factors = layer
-            .row_weights
-            .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
-        let variance = variance(layer, &live, row_factors.as_ref());
-        let base = match settings.damping {
-            Damping::Median(share) => share * median,
-            Damping::Mean(share) => {
-                share * live.iter().map(|&j| diagonal[j as usize]).sum::<f64>() / live.len() as f64
-            }
-        };
-        let mut factored = Self {
-            layer: *layer,
-            settings: *settings,
-            live,
-            factor: None,
-            pivots: Vec::new(),
-            row_factors,
-            variance,
-            mu: 0.0,
-            damping: base,
-        };
-        factored.mu = factored.mmse_mu(c);
-        (factored.factor, factored.damping) =
-            factor_with_damping(layer, &factored.live, factored.mu, base, median)?;
-        let extra = factored.mu + factored.damping;
-        factored.pivots = match &factored.factor {
-            Some(l) => (0..factored.live.len()).map(|i| l[(i, i)]).collect(),
-            None => factored.live.iter().map(|&j| (diagonal[j as usize] + extra).sqrt()).collect(),
-        };
-        Ok(factored)
-    }
-
-    /// mu of the MMSE target at step c.
-    fn mmse_mu(&self, c: f64) -> f64 {
-        if self.settings.method == Method::Trellis && self.variance > 0.0 {
-            self.settings.mmse * c * c / self.variance
-        } else {
-            0.0
-        }
-    }
-
-    /// Class entropy in bits per weight to be expected at step c with this factor.
-    pub fn predicted_bits(&self, c: f64) -> f64 {
-        predicted_bits(&self.settings, self.layer.columns, self.variance, &self.pivots, self.mu, c)
-    }
-
-    /// True if every live weight is zero.
-    pub fn is_zero(&self) -> bool {
-        self.variance == 0.0
-    }
-
-    /// Computes the target.
-    pub fn prepare(self) -> Prepared<'a> {
-        let paths: Vec<Path> = if self.settings.whole_column_paths {
-            vec![Path { first: 0, stride: 1, len: self.layer.rows }]
-        } else {
-            self.settings.geometry.paths(self.layer.rows).collect()
-        };
-        let diagonal = self.layer.diagonal();
-        let mut is_live = vec![false; self.layer.columns];
-        self.live.iter().for_each(|&j| is_live[j as usize] = true);
-        let erased = (0u32..).zip(diagonal.iter().zip(&is_live)).filter(|(_, (&d, &live))| d > 0.0 && !live);
-        let mut prepared = Prepared {
-            erased: erased.map(|(j, _)| j).collect(),
-            layer: self.layer,
-            settings: self.settings,
-            live: self.live,
-            factor: Factor::Diagonal,
-            pivots: self.pivots,
-            row_factors: self.row_factors,
-            blocks: RowBlock::split(paths.into_iter()),
-            targets: Vec::new(),
-            energy: vec![0.0; self.layer.rows],
-            variance: self.variance,
-            mu: self.mu,
-            damping: self.damping,
-        };
-        match self.factor {
-            Some(l) => {
-                let single = Mat::from_fn(l.nrows(), l.ncols(), |i, j| l[(i, j)] as f32);
-                prepared.full_targets(l.as_ref(), single.as_ref());
-                prepared.factor = Factor::Full(single);
-            }
-            None => prepared.diagonal_targets(),
-        }
-        prepared
-    }
-}
-
-/// Mean over all `columns` of the class entropy of columns of variance `variance · (pivot² - mu)`: mu is that of
-/// the factored matrix and carries no signal.
-fn predicted_bits(
-    settings: &Settings,
-    columns: usize,
-    variance: f64,
-    pivots: &[f64],
-    mu: f64,
-    c: f64,
-) -> f64 {
-    // Square of the ratio between the step and the error of its quantizer.
-    let scale = match settings.method {
-        Method::Trellis => 4.0,
-        _ => 12.0,
-    };
-    let uniform = matches!(settings.method, Method::Gptq | Method::RoundToNearest);
-    let bits = |&pivot: &f64| {
-        let signal = if uniform { 1.0 } else { (pivot * pivot - mu).max(0.0) };
-        0.5 * (1.0 + scale * variance * signal / (c * c)).log2()
-    };
-    let ideal = pivots.iter().map(bits).sum::<f64>() / columns as f64;
-    match settings.method {
-        // What the trellis loses to the ideal quantizer, and what real weights cost less than Gaussian ones of the same
-        // variance: fitted to real layers at 0.7 to 3.6 bits, within .07 bit.
-        Method::Trellis => (ideal + 0.06 - 0.47 * (-ideal).exp2()).max(0.1 * ideal),
-        _ => ideal,
-    }
-}
-
-/// A step at which the diagonal alone, without correlations, predicts `bits`: where a search starts. Any step will do
-/// for weights that are all zero.
-pub(super) fn first_guess(layer: &Layer<'_>, settings: &Settings, bits: f64) -> Result<f64, QuantizeError> {
-    let diagonal = layer.diagonal();
-    let (live, _) = live_columns(layer, settings, &diagonal)?;
-    let row_factors = layer
-        .row_weights
-        .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
-    let variance = variance(layer, &live, row_factors.as_ref());
-    if variance == 0.0 {
-        return Ok(1.0);
-    }
-    let pivots: Vec<f64> = live.iter().map(|&j| diagonal[j as usize].sqrt()).collect();
-    Ok(solve_step(bits, |c| predicted_bits(settings, layer.columns, variance, &pivots, 0.0, c)))
-}
-
-/// The step at which a falling prediction equals `bits`.
-pub(super) fn solve_step(bits: f64, predicted: impl Fn(f64) -> f64) -> f64 {
-    let (mut low, mut high) = (-140.0f64, 140.0f64);
-    for _ in 0..100 {
-        let middle = 0.5 * (low + high);
-        if predicted(middle.exp2()) > bits {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    (0.5 * (low + high)).exp2()
 }
 
 /// A layer ready to be quantized at any step c near the one it was prepared for.
@@ -235,7 +58,44 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// Bad input, or a covariance that is zero or far from positive semidefinite.
     pub fn new(layer: &Layer<'a>, settings: &Settings, c: f64) -> Result<Self, QuantizeError> {
-        Ok(Factored::new(layer, settings, c)?.prepare())
+        Ok(Self::from_factored(Factored::new(layer, settings, c)?))
+    }
+
+    /// Computes the target of a factored layer.
+    pub(super) fn from_factored(factored: Factored<'a>) -> Self {
+        let paths: Vec<Path> = if factored.settings.whole_column_paths {
+            vec![Path { first: 0, stride: 1, len: factored.layer.rows }]
+        } else {
+            factored.settings.geometry.paths(factored.layer.rows).collect()
+        };
+        let diagonal = factored.layer.diagonal();
+        let mut is_live = vec![false; factored.layer.columns];
+        factored.live.iter().for_each(|&j| is_live[j as usize] = true);
+        let erased = (0u32..).zip(diagonal.iter().zip(&is_live)).filter(|(_, (&d, &live))| d > 0.0 && !live);
+        let mut prepared = Prepared {
+            erased: erased.map(|(j, _)| j).collect(),
+            layer: factored.layer,
+            settings: factored.settings,
+            live: factored.live,
+            factor: Factor::Diagonal,
+            pivots: factored.pivots,
+            row_factors: factored.row_factors,
+            blocks: RowBlock::split(paths.into_iter()),
+            targets: Vec::new(),
+            energy: vec![0.0; factored.layer.rows],
+            variance: factored.variance,
+            mu: factored.mu,
+            damping: factored.damping,
+        };
+        match factored.factor {
+            Some(l) => {
+                let single = Mat::from_fn(l.nrows(), l.ncols(), |i, j| l[(i, j)] as f32);
+                prepared.full_targets(l.as_ref(), single.as_ref());
+                prepared.factor = Factor::Full(single);
+            }
+            None => prepared.diagonal_targets(),
+        }
+        prepared
     }
 
     /// mu of the MMSE target: what was added to the diagonal on purpose.
@@ -455,59 +315,5 @@ impl<'a> Prepared<'a> {
                 self.energy[row] = value;
             }
         }
-    }
-}
-
-/// Live columns and the median of the diagonal over the columns that are not exactly zero.
-fn live_columns(
-    layer: &Layer<'_>,
-    settings: &Settings,
-    diagonal: &[f64],
-) -> Result<(Vec<u32>, f64), QuantizeError> {
-    let mut active: Vec<f64> = diagonal.iter().copied().filter(|&d| d > 0.0).collect();
-    active.sort_by(f64::total_cmp);
-    let Some(&median) = active.get(active.len() / 2) else {
-        return Err(QuantizeError::NoLiveColumns { layer: layer.name.to_owned() });
-    };
-    let least = if matches!(settings.method, Method::WaterSic { .. }) { DEAD_SHARE * median } else { 0.0 };
-    let live = diagonal.iter().zip(0u32..).filter(|(&d, _)| d > 0.0 && d >= least).map(|(_, j)| j).collect();
-    Ok((live, median))
-}
-
-fn variance(layer: &Layer<'_>, live: &[u32], factors: Option<&RowFactors>) -> f64 {
-    let mut sum = 0.0;
-    for (row, weights) in layer.weights.chunks_exact(layer.columns).enumerate() {
-        let squares: f64 = live.iter().map(|&j| f64::from(weights[j as usize]).powi(2)).sum();
-        sum += squares * factors.map_or(1.0, |f| f.factors[row].powi(2));
-    }
-    sum / (layer.rows as f64 * live.len() as f64)
-}
-
-/// L of the live columns (`None` for a diagonal covariance or a method without feedback), and the damping it took.
-fn factor_with_damping(
-    layer: &Layer<'_>,
-    live: &[u32],
-    mu: f64,
-    base: f64,
-    median: f64,
-) -> Result<(Option<Mat<f64>>, f64), QuantizeError> {
-    if matches!(layer.covariance, Covariance::Diagonal(_)) {
-        return Ok((None, base));
-    }
-    let mut damping = base;
-    loop {
-        let mut l = Mat::from_fn(live.len(), live.len(), |i, j| {
-            let moment = if j <= i { layer.moment(live[i] as usize, live[j] as usize) } else { 0.0 };
-            moment + if i == j { mu + damping } else { 0.0 }
-        });
-        let pivot = match cholesky::factor(&mut l) {
-            Ok(()) => return Ok((Some(l), damping)),
-            Err(pivot) => pivot,
-        };
-        if damping >= LARGEST_DAMPING * median {
-            let (layer, column) = (layer.name.to_owned(), live[pivot] as usize);
-            return Err(QuantizeError::NotPositiveDefinite { layer, column, damping });
-        }
-        damping = (damping * DAMPING_GROWTH).max(1e-7 * median).min(LARGEST_DAMPING * median);
     }
 }

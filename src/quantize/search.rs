@@ -1,6 +1,6 @@
 //! Rate search: the step at which a layer's stored bits meet a target.
 
-use super::prepare::{first_guess, solve_step, Factored};
+use super::factored::{first_guess, solve_step, Factored};
 use super::{Layer, Prepared, QuantizeError, Report, Settings};
 use crate::payload::QuantizedMatrix;
 
@@ -95,7 +95,7 @@ pub fn search<T>(
     }
     let (mut prepared_for, mut c, factored) = first_step(layer, settings, target)?;
     let zero = factored.is_zero();
-    let mut prepared = factored.prepare();
+    let mut prepared = Prepared::from_factored(factored);
     let mut best: Option<Evaluation<T>> = None;
     let mut history: Vec<(f64, f64)> = Vec::new();
     let mut evaluations = 0;
