@@ -1,20 +1,24 @@
 //! WaterSIC and its trellis successor: matrices in, integers and scales out.
 //!
 //! In: a [`Layer`] (weights and the second moment of the input), [`Settings`], a step c or a target rate. Out: a
-//! [`QuantizedMatrix`](crate::payload::QuantizedMatrix) for the payload's encoder and a [`Report`]. Knows nothing of
+//! [`QuantizedMatrix`] for the payload's encoder and a [`Report`]. Knows nothing of
 //! models and files, and of the payload only its integers, scales and geometry.
 //!
 //! Results are bit-identical for any number of threads (rayon's current pool): work is cut by shape only.
 
+mod baseline;
 mod blocks;
 mod cholesky;
 pub mod entropy;
 mod error;
+mod factored;
+mod feedback;
 mod layer;
 mod limit;
 mod prepare;
 mod rate_model;
 mod report;
+mod rescale;
 mod scales;
 mod search;
 mod settings;
@@ -39,7 +43,10 @@ impl Prepared<'_> {
     /// # Errors
     /// A step so small or large that it is no normal f32.
     pub fn quantize(&self, c: f64) -> Result<QuantizedMatrix, QuantizeError> {
-        sic::quantize(self, c)
+        match self.settings.method {
+            Method::Trellis => sic::quantize(self, c),
+            _ => baseline::quantize(self, c),
+        }
     }
 
     fn bad_step(&self, c: f64) -> QuantizeError {

@@ -1,6 +1,6 @@
 //! Predicted rate of a layer, for choosing steps of many layers before any is quantized.
 
-use super::prepare::{first_guess, predicted_bits, solve_step, Factored};
+use super::factored::{first_guess, predicted_bits, solve_step, Factored};
 use super::{Layer, QuantizeError, Settings};
 
 /// What the rate of a layer depends on: its variance and the pivots of its covariance's factor.
@@ -10,6 +10,7 @@ pub struct RateModel {
     columns: usize,
     variance: f64,
     pivots: Vec<f64>,
+    mu: f64,
 }
 
 impl RateModel {
@@ -23,13 +24,13 @@ impl RateModel {
         let mut factored = Factored::new(layer, settings, guess)?;
         let step = solve_step(bits, |c| factored.predicted_bits(c));
         factored = Factored::new(layer, settings, step)?;
-        let (variance, pivots) = factored.spectrum();
-        Ok(Self { settings: *settings, columns: layer.columns, variance, pivots })
+        let (variance, pivots, mu) = factored.spectrum();
+        Ok(Self { settings: *settings, columns: layer.columns, variance, pivots, mu })
     }
 
     /// Bits per weight predicted at step c, without storage overhead.
     pub fn bits(&self, c: f64) -> f64 {
-        predicted_bits(&self.settings, self.columns, self.variance, &self.pivots, c)
+        predicted_bits(&self.settings, self.columns, self.variance, &self.pivots, self.mu, c)
     }
 
     /// The step at which `bits` are predicted.

@@ -130,7 +130,7 @@ impl Prepared<'_> {
                             let (y, d) = (f64::from(product[(p, j)]), f64::from(delta[(p, j)]));
                             sum += y * y - extra * d * d;
                         }
-                        out.push((row, sum));
+                        out.push((row, sum + self.erased_part(row, -1.0, |j| f64::from(delta[(p, j)]))));
                     }
                 }
                 out

@@ -1,15 +1,19 @@
 //! Rate search: the step at which a layer's stored bits meet a target.
 
-use super::prepare::{first_guess, solve_step, Factored};
+use super::factored::{first_guess, solve_step, Factored};
 use super::{Layer, Prepared, QuantizeError, Report, Settings};
 use crate::payload::QuantizedMatrix;
 
-/// Stored bits lost per octave of the step, where nothing is measured yet.
-const SLOPE: f64 = 0.93;
-/// Measured slopes outside this range are not believed.
-const SLOPES: std::ops::RangeInclusive<f64> = 0.4..=1.3;
+/// Measured slopes of the rate over the step are believed within these multiples of the predicted slope.
+const SLOPE_RATIOS: std::ops::RangeInclusive<f64> = 0.4..=2.0;
+/// Least slope that a prediction may have, in bits per octave.
+const LEAST_SLOPE: f64 = 0.02;
 /// The covariance is factored again when the step leaves the one it was factored for by more octaves than this.
-const FACTOR_RANGE: f64 = 0.5;
+const FACTOR_RANGE: f64 = 0.12;
+/// How much steeper the rate falls when mu follows the step.
+const FOLLOWING_MU: f64 = 1.2;
+/// Steps this factor apart give the slope of the prediction.
+const STENCIL: f64 = 1.1;
 /// Factorizations spent on the first step, before anything is quantized.
 const FIRST_FACTORS: usize = 3;
 /// Longest move of the step between two evaluations, in octaves.
@@ -24,8 +28,9 @@ pub struct RateTarget {
     pub tolerance: f64,
     /// Most evaluations (each quantizes the whole matrix and measures it once).
     pub evaluations: usize,
-    /// Bits that storage is expected to add to the prediction: tables, scales, lane states. Better guesses save
-    /// evaluations, nothing else.
+    /// Bits that the measured rate is expected to lie above [`Prepared::predicted_bits`]: tables, scales, lane states,
+    /// and what the prediction misses. [`Searched::overhead`] of a similar layer is a good guess, and good guesses save
+    /// evaluations.
     pub overhead: f64,
     /// Step to start from, e.g. that of a similar layer; predicted from the covariance if absent.
     pub first_step: Option<f64>,
@@ -34,7 +39,7 @@ pub struct RateTarget {
 impl RateTarget {
     /// `bits` per weight within 0.3 %, in at most four evaluations.
     pub const fn new(bits: f64) -> Self {
-        Self { bits, tolerance: 0.003, evaluations: 4, overhead: 0.09, first_step: None }
+        Self { bits, tolerance: 0.003, evaluations: 4, overhead: 0.03, first_step: None }
     }
 }
 
@@ -49,12 +54,24 @@ pub struct Searched<T> {
     pub bits: f64,
     /// What the measuring function returned beside the bits (e.g. the encoded bytes).
     pub value: T,
+    /// Measured minus predicted bits: see [`RateTarget::overhead`].
+    pub overhead: f64,
     /// Evaluations made.
     pub evaluations: usize,
 }
 
 /// Why the caller's measuring function failed.
 pub type MeasureError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One evaluation.
+struct Evaluation<T> {
+    matrix: QuantizedMatrix,
+    value: T,
+    bits: f64,
+    overhead: f64,
+    c: f64,
+    mu: f64,
+}
 
 /// Finds the step at which `measure`, the stored bits per weight of a quantized matrix, meets the target. Returns the
 /// evaluation nearest to the target, whether or not it is within the tolerance.
@@ -76,78 +93,85 @@ pub fn search<T>(
     if target.evaluations == 0 {
         return invalid("number of evaluations", 0.0, "1 or more");
     }
-    let (mut c, factored) = first_step(layer, settings, target)?;
+    let (mut prepared_for, mut c, factored) = first_step(layer, settings, target)?;
     let zero = factored.is_zero();
-    let mut prepared = factored.prepare();
-    let mut prepared_for = c;
-    let mut best: Option<(f64, QuantizedMatrix, f64, f64, T)> = None;
+    let mut prepared = Prepared::from_factored(factored);
+    let mut best: Option<Evaluation<T>> = None;
     let mut history: Vec<(f64, f64)> = Vec::new();
+    let mut evaluations = 0;
     loop {
-        if (c / prepared_for).log2().abs() > FACTOR_RANGE {
-            prepared = Prepared::new(layer, settings, c)?;
-            prepared_for = c;
-        }
         let matrix = prepared.quantize(c)?;
         let (bits, value) = measure(&matrix)
             .map_err(|source| QuantizeError::Measure { layer: layer.name.to_owned(), source })?;
+        evaluations += 1;
         history.push((c.log2(), bits));
-        let nearer = best.as_ref().is_none_or(|b| (bits - target.bits).abs() < (b.0 - target.bits).abs());
+        let overhead = bits - prepared.predicted_bits(c);
+        let nearer = best.as_ref().is_none_or(|b| (bits - target.bits).abs() < (b.bits - target.bits).abs());
         if nearer {
-            best = Some((bits, matrix, c, prepared.mu(), value));
+            best = Some(Evaluation { matrix, value, bits, overhead, c, mu: prepared.mu() });
         }
         let close = (bits / target.bits - 1.0).abs() <= target.tolerance;
-        if close || zero || history.len() >= target.evaluations || !bits.is_finite() {
+        if close || zero || evaluations >= target.evaluations || !bits.is_finite() {
             break;
         }
-        c = next_step(&history, target.bits).exp2();
+        let slope = (prepared.predicted_bits(c / STENCIL) - prepared.predicted_bits(c * STENCIL))
+            / (2.0 * STENCIL.log2());
+        let slope = slope.max(LEAST_SLOPE);
+        c = next_step(&history, target.bits, slope).exp2();
+        if (c / prepared_for).log2().abs() > FACTOR_RANGE {
+            // Rates at another mu do not compare: the secant starts again.
+            let last = history.split_off(history.len() - 1);
+            history.clear();
+            c = next_step(&last, target.bits, slope * FOLLOWING_MU).exp2();
+            prepared = Prepared::new(layer, settings, c)?;
+            prepared_for = c;
+        }
     }
     match best {
-        Some((bits, matrix, c, mu, value)) => {
+        Some(Evaluation { matrix, value, bits, overhead, c, mu }) => {
             let report = Report { mu, ..prepared.report(&matrix, c) };
-            Ok(Searched { matrix, report, bits, value, evaluations: history.len() })
+            Ok(Searched { matrix, report, bits, value, overhead, evaluations })
         }
         None => invalid("measured rate", f64::NAN, "a number"),
     }
 }
 
-/// The first step, and the covariance factored for it.
+/// A step, the first step to try, which is near it, and the covariance factored for the former.
 fn first_step<'a>(
     layer: &Layer<'a>,
     settings: &Settings,
     target: &RateTarget,
-) -> Result<(f64, Factored<'a>), QuantizeError> {
+) -> Result<(f64, f64, Factored<'a>), QuantizeError> {
     layer.check()?;
     settings.check(layer.name)?;
     if let Some(c) = target.first_step {
-        return Ok((c, Factored::new(layer, settings, c)?));
+        return Ok((c, c, Factored::new(layer, settings, c)?));
     }
     let bits = (target.bits - target.overhead).max(0.5 * target.bits);
     let mut c = first_guess(layer, settings, bits)?;
-    let mut factored = Factored::new(layer, settings, c)?;
-    for _ in 1..FIRST_FACTORS {
-        // The prediction holds mu fixed, under which a step moves the rate by a whole bit per octave.
+    for _ in 0..FIRST_FACTORS {
+        let factored = Factored::new(layer, settings, c)?;
         let step = solve_step(bits, |c| factored.predicted_bits(c));
-        let octaves = ((step / c).log2() / SLOPE).clamp(-LONGEST_MOVE, LONGEST_MOVE);
-        c *= octaves.exp2();
+        let octaves = (step / c).log2();
         if octaves.abs() <= FACTOR_RANGE {
-            break;
+            return Ok((c, step, factored));
         }
-        factored = Factored::new(layer, settings, c)?;
+        c *= octaves.clamp(-LONGEST_MOVE, LONGEST_MOVE).exp2();
     }
-    Ok((c, factored))
+    Ok((c, c, Factored::new(layer, settings, c)?))
 }
 
 /// Base-2 logarithm of the next step: the secant through the two evaluations nearest to the target, one on each side
 /// of it where there are such.
-fn next_step(history: &[(f64, f64)], bits: f64) -> f64 {
+fn next_step(history: &[(f64, f64)], bits: f64, predicted_slope: f64) -> f64 {
     let mut sorted: Vec<(f64, f64)> = history.to_vec();
     sorted.sort_by(|a, b| (a.1 - bits).abs().total_cmp(&(b.1 - bits).abs()));
     let Some(&(step, found)) = sorted.first() else { return 0.0 };
     let other = sorted.iter().skip(1).find(|o| (o.1 > bits) != (found > bits)).or(sorted.get(1));
     let slope = match other {
         Some(&(other_step, other_found)) => (other_found - found) / (step - other_step),
-        None => SLOPE,
+        None => predicted_slope,
     };
-    let slope = if SLOPES.contains(&slope) { slope } else { SLOPE };
+    let slope = if SLOPE_RATIOS.contains(&(slope / predicted_slope)) { slope } else { predicted_slope };
     step + ((found - bits) / slope).clamp(-LONGEST_MOVE, LONGEST_MOVE)
 }

@@ -1,25 +1,16 @@
 //! Successive interference cancellation with the trellis: the default method's loop over the columns.
 //!
-//! Rows are independent given the factor L, so each row block runs the whole loop as one task. The loop runs from the
-//! last column to the first. Column i is searched against its target minus what the quantized columns behind it
-//! already contribute: `y_i - sum_{k > i} L[k, i] ŵ_k`. That sum is split in three: columns of earlier blocks in one
-//! GEMM, columns of earlier strips of the same block in a small one, columns of the same strip one by one.
+//! Rows are independent given the factor L, so each row block runs the whole loop as one task, from the last column to
+//! the first.
 
 use super::blocks::{lanes, RowBlock};
+use super::feedback::{self, BLOCK, STRIP};
 use super::prepare::{Factor, Prepared};
 use super::scales::{ColumnScales, COARSE_LOG2, COARSE_PARTS};
 use super::viterbi::{Lanes, Viterbi, LANES};
 use super::{Outliers, QuantizeError};
 use crate::payload::{QuantizedMatrix, StreamColumn};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
-
-/// Columns whose feedback is applied by one large GEMM.
-const BLOCK: usize = 128;
-/// Columns whose feedback is applied one by one.
-const STRIP: usize = 16;
 
 /// Integers of one row block.
 struct BlockIntegers {
@@ -76,7 +67,7 @@ impl<'a> BlockTask<'a> {
     }
 
     fn run(mut self) -> BlockIntegers {
-        let n = self.prepared.live.len();
+        let (n, steps) = (self.prepared.live.len(), self.block.steps);
         let Factor::Full(l) = &self.prepared.factor else {
             (0..n).rev().for_each(|column| self.search(column));
             return self.out;
@@ -85,13 +76,13 @@ impl<'a> BlockTask<'a> {
         let mut block_end = n;
         while block_end > 0 {
             let block_start = block_end.saturating_sub(BLOCK);
-            self.feed_back(l, block_start, block_end, n);
+            feedback::from_columns(l, &mut self.values, steps, block_start..block_end, n);
             let mut strip_end = block_end;
             while strip_end > block_start {
                 let strip_start = strip_end.saturating_sub(STRIP).max(block_start);
-                self.feed_back(l, strip_start, strip_end, block_end);
+                feedback::from_columns(l, &mut self.values, steps, strip_start..strip_end, block_end);
                 for column in (strip_start..strip_end).rev() {
-                    self.feed_back_one(l, column, strip_end);
+                    feedback::from_strip(l, &mut self.values, steps, column, strip_end);
                     self.search(column);
                 }
                 strip_end = strip_start;
@@ -99,40 +90,6 @@ impl<'a> BlockTask<'a> {
             block_end = block_start;
         }
         self.out
-    }
-
-    /// Subtracts from the targets of columns `start..end` what the quantized columns `end..last` contribute.
-    fn feed_back(&mut self, l: MatRef<'_, f32>, start: usize, end: usize, last: usize) {
-        if end == last {
-            return;
-        }
-        let positions = self.block.positions();
-        let (targets, quantized) = self.values.split_at_mut(end * self.block.steps);
-        let targets = targets[start * self.block.steps..].as_flattened_mut();
-        let quantized = quantized[..(last - end) * self.block.steps].as_flattened();
-        matmul(
-            MatMut::from_column_major_slice_mut(targets, positions, end - start),
-            Accum::Add,
-            MatRef::from_column_major_slice(quantized, positions, last - end),
-            l.submatrix(end, start, last - end, end - start),
-            -1.0,
-            Par::Seq,
-        );
-    }
-
-    /// The same for one column and the few columns behind it in its strip.
-    fn feed_back_one(&mut self, l: MatRef<'_, f32>, column: usize, end: usize) {
-        let steps = self.block.steps;
-        let mut factors = [0.0; STRIP];
-        for (factor, k) in factors.iter_mut().zip(column + 1..end) {
-            *factor = l[(k, column)];
-        }
-        let (targets, quantized) = self.values.split_at_mut((column + 1) * steps);
-        pulp::Arch::new().dispatch(Subtract {
-            target: targets[column * steps..].as_flattened_mut(),
-            columns: quantized[..(end - column - 1) * steps].as_flattened(),
-            factors: &factors[..end - column - 1],
-        });
     }
 
     /// Searches the integers of one column, coarse parts first, and replaces its target by its quantized weights.
@@ -187,39 +144,6 @@ impl<'a> BlockTask<'a> {
             parts += 1;
         }
         parts
-    }
-}
-
-/// `target -= sum_k factors[k] * columns[k]`.
-struct Subtract<'a> {
-    target: &'a mut [f32],
-    columns: &'a [f32],
-    factors: &'a [f32],
-}
-
-impl WithSimd for Subtract<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let positions = self.target.len();
-        let groups = self.factors.chunks(4).zip(self.columns.chunks(4 * positions.max(1)));
-        for (factors, columns) in groups {
-            if let &[f0, f1, f2, f3] = factors {
-                let (c0, rest) = columns.split_at(positions);
-                let (c1, rest) = rest.split_at(positions);
-                let (c2, c3) = rest.split_at(positions);
-                for ((((y, a), b), c), d) in self.target.iter_mut().zip(c0).zip(c1).zip(c2).zip(c3) {
-                    *y -= (f0 * a + f1 * b) + (f2 * c + f3 * d);
-                }
-            } else {
-                for (&factor, column) in factors.iter().zip(columns.chunks_exact(positions)) {
-                    for (y, v) in self.target.iter_mut().zip(column) {
-                        *y -= factor * v;
-                    }
-                }
-            }
-        }
     }
 }
 
