@@ -38,6 +38,8 @@ pub struct Escapes<'m, 'a> {
     bits: BitReader<'a>,
     /// Low bits of a gap that follow its unary part; `None` before the first and after the last escape.
     gap_bits: Option<u32>,
+    /// Whether no escape was read yet: a list holds at least one.
+    first: bool,
     offset: usize,
     next: u64,
     steps: usize,
@@ -73,10 +75,11 @@ impl Iterator for Escapes<'_, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let gap_bits = self.gap_bits?;
-        if self.bits.only_padding() {
+        if !self.first && self.bits.only_padding() {
             self.gap_bits = None;
             return None;
         }
+        self.first = false;
         let at = self.offset + self.bits.byte();
         let escape = if gap_bits <= MAX_GAP_BITS { self.read(gap_bits) } else { None };
         if escape.is_none() {
@@ -99,6 +102,7 @@ impl<'a> Matrix<'a> {
             matrix: self,
             bits: BitReader::new(list),
             gap_bits,
+            first: true,
             offset: offset + stream.len() + 1,
             next: 0,
             steps: self.geometry.steps_in_tile(self.rows, tile),
