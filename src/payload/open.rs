@@ -374,7 +374,8 @@ impl<'a> Matrix<'a> {
     /// Bytes of the raw plane of tile `tile`.
     pub fn raw_plane_bytes(&self, tile: usize) -> usize {
         let steps = self.geometry.steps_in_tile(self.rows, tile);
-        let of_class = |class: &Class| (class.table.raw_bits() as usize * 8 * class.chunks).saturating_mul(steps);
+        let of_class =
+            |class: &Class| (class.table.raw_bits() as usize * 8 * class.chunks).saturating_mul(steps);
         self.classes.iter().map(of_class).fold(0, usize::saturating_add)
     }
 

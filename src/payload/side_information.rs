@@ -204,7 +204,10 @@ fn read_columns(
             copies = if index > columns && gap == 0 { copies + 1 } else { 1 };
             input = if index == columns { gap } else { input.saturating_add(gap) };
             if input as usize >= columns || copies > MAX_EXTRA_COPIES {
-                return Err(bad(decoder, "extra columns in rising order inside the matrix, each at most twice"));
+                return Err(bad(
+                    decoder,
+                    "extra columns in rising order inside the matrix, each at most twice",
+                ));
             }
         }
         let class = decoder.tree(&mut class_contexts)?;

@@ -1,6 +1,8 @@
 //! Matrices for tests, from a seeded generator.
 #![allow(dead_code)]
 
+pub mod forge;
+
 use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};
 
 /// A small generator (xorshift64*), so that tests need no crate and never change.
