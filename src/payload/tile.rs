@@ -48,12 +48,9 @@ pub struct Escapes<'m, 'a> {
 
 impl Escapes<'_, '_> {
     fn read(&mut self, gap_bits: u32) -> Option<Escape> {
-        let quotient = u64::from(self.bits.unary()?);
+        let quotient = self.bits.unary()?;
         let gap = (quotient << gap_bits) + u64::from(self.bits.take(gap_bits)?);
-        let exponent = self.bits.unary()?;
-        if exponent > MAX_ESCAPE_EXPONENT {
-            return None;
-        }
+        let exponent = u32::try_from(self.bits.unary()?).ok().filter(|&e| e <= MAX_ESCAPE_EXPONENT)?;
         let code = (1 << exponent) + self.bits.take(exponent)?;
         let symbol = self.next + gap;
         self.next = symbol + 1;

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod forge;
+pub mod resign;
 
 use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};
 

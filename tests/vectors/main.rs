@@ -5,9 +5,16 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod containers;
+mod draw;
 mod example;
+mod expected;
+mod invalid;
+mod valid;
 
+use expected::Expected;
 use std::path::{Path, PathBuf};
+use wsic::payload::{Limits, Payload, PayloadError};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("spec")
@@ -76,4 +83,137 @@ fn error_names() -> [&'static str; 13] {
         TrailingBytes,
     ]
     .map(|kind| kind.name())
+}
+
+/// Lines of the manifest and of the table of expected results.
+struct Tables {
+    manifest: String,
+    expected: String,
+}
+
+impl Tables {
+    fn judged(&mut self, path: &str, decoder: Option<&str>, verifier: Option<&str>, about: &str) {
+        let [decoder, verifier] = [decoder, verifier].map(|class| class.unwrap_or("ok"));
+        self.manifest += &format!("{path}\t{decoder}\t{verifier}\t{about}\n");
+    }
+
+    /// Checks what the library decodes against what the payload was made from.
+    fn decoded(&mut self, path: &str, bytes: &[u8], plans: &[common::forge::Plan]) -> Vec<u8> {
+        let payload = Payload::open(bytes, &Limits::default()).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(payload.matrices().len(), plans.len());
+        let mut all = Vec::new();
+        for (index, (plan, matrix)) in plans.iter().zip(payload.matrices()).enumerate() {
+            let wanted = Expected::of(plan);
+            let got = Expected::decoded(matrix).unwrap_or_else(|e| panic!("{path} {index}: {e}"));
+            assert_eq!((&got.inputs, &got.integers), (&wanted.inputs, &wanted.integers), "{path} {index}");
+            assert_eq!(got.bytes(), wanted.bytes(), "{path} {index}");
+            assert!(wanted.weights.iter().all(|weight| weight.is_finite()), "{path}");
+            self.expected += &format!("{path}\t{index}\t{}\n", wanted.fields());
+            all.extend(wanted.bytes().concat());
+        }
+        all
+    }
+}
+
+/// Results of at most this many bytes are stored whole.
+const WHOLE: usize = 8192;
+
+#[test]
+fn vectors() {
+    let folder = root().join("vectors");
+    let mut tables = Tables {
+        manifest: "path\tdecoder\tverifier\tabout\n".into(),
+        expected: "path\tmatrix\ttiles\tpositions\tinputs\tscales\tintegers\tweights\n".into(),
+    };
+    let mut paths = std::collections::HashSet::new();
+    let mut file = |path: &str, bytes: &[u8]| {
+        assert!(paths.insert(path.to_string()), "{path} twice");
+        same_or_write(&folder.join(path), bytes);
+    };
+    let payloads = valid::all();
+    for case in &payloads {
+        let path = format!("valid/{}.wsic", case.name);
+        file(&path, &case.bytes);
+        tables.judged(&path, None, None, case.note);
+        let whole = tables.decoded(&path, &case.bytes, &case.plans);
+        if whole.len() <= WHOLE {
+            file(&format!("valid/{}.expected", case.name), &whole);
+        }
+    }
+    for case in invalid::all() {
+        let path = format!("invalid/{}.wsic", case.name);
+        file(&path, &case.bytes);
+        let [decoder, verifier] = verdicts(&case.bytes);
+        assert_eq!(verifier, Some(case.class), "{path} (section {})", case.section);
+        assert_eq!(decoder.is_some(), case.decoder, "{path}");
+        tables.judged(&path, decoder, verifier, &format!("section {}", case.section));
+    }
+    for (folder, cases) in
+        [("valid", containers::valid(&payloads)), ("invalid", containers::invalid(&payloads))]
+    {
+        for case in cases {
+            for (name, bytes) in &case.files {
+                file(&format!("{folder}/{name}"), bytes);
+            }
+            let path = format!("{folder}/{}", case.files[0].0);
+            for (verifier, wanted) in [(false, case.decoder), (true, case.verifier)] {
+                let found = containers::read(&case.files, verifier, |bytes| judge(bytes, verifier));
+                assert_eq!(found.as_ref().err().copied(), wanted, "{path}, verifier: {verifier}");
+                let Ok(found) = found else { continue };
+                for tensor in found.iter().filter(|_| verifier) {
+                    let source = payloads.iter().find(|valid| valid.bytes == tensor.bytes).unwrap();
+                    tables.decoded(&format!("{path}:{}", tensor.name), &tensor.bytes, &source.plans);
+                }
+            }
+            tables.judged(
+                &path,
+                case.decoder,
+                case.verifier,
+                if folder == "valid" { "GGUF file" } else { "section 2" },
+            );
+        }
+    }
+    file("manifest.tsv", tables.manifest.as_bytes());
+    file("expected.tsv", tables.expected.as_bytes());
+    paths.insert("README.md".into());
+    let size = no_other_files(&folder, &folder, &paths);
+    assert!(size < 1_500_000, "{size} bytes of vectors");
+}
+
+/// Fails if the folder has files that the generator did not make; yields the size of all.
+fn no_other_files(folder: &Path, top: &Path, paths: &std::collections::HashSet<String>) -> u64 {
+    let mut size = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            size += no_other_files(&path, top, paths);
+            continue;
+        }
+        let name = path.strip_prefix(top).unwrap().to_str().unwrap().replace('\\', "/");
+        assert!(paths.contains(&name), "{name} belongs to no vector");
+        size += path.metadata().unwrap().len();
+    }
+    size
+}
+
+/// Judges a payload as a decoder or a verifier does, and tells its columns, rows and matrices.
+fn judge(bytes: &[u8], verify: bool) -> Result<[u64; 3], &'static str> {
+    let name = |e: PayloadError| e.kind().name();
+    let payload = Payload::open(bytes, &Limits::default()).map_err(name)?;
+    for matrix in payload.matrices() {
+        for tile in 0..matrix.tile_count() {
+            let rows = matrix.geometry().rows_in_tile(matrix.rows(), tile);
+            let mut integers = vec![0; rows * matrix.stream_length()];
+            if verify {
+                matrix.verify_tile(tile).map_err(name)?;
+            }
+            matrix.decode_tile(tile, &mut integers).map_err(name)?;
+        }
+    }
+    Ok([payload.columns(), payload.rows(), payload.matrices().len()].map(|n| n as u64))
+}
+
+/// What a decoder says that does not look at the checksums of tiles, and what a verifier says.
+fn verdicts(bytes: &[u8]) -> [Option<&'static str>; 2] {
+    [false, true].map(|verify| judge(bytes, verify).err())
 }
