@@ -73,7 +73,7 @@ pub(super) struct BitWriter {
 impl BitWriter {
     pub(super) fn put(&mut self, value: u64, count: u32) {
         for bit in 0..count {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             if let Some(last) = self.bytes.last_mut() {

@@ -245,7 +245,7 @@ fn arrange(
         next[index] = position;
         class.first_chunk = if index == 0 { 0 } else { position / width };
         position += count;
-        if position % width != 0 {
+        if !position.is_multiple_of(width) {
             return Err("whole chunks in every class, padding in the first");
         }
         class.chunks = position / width - class.first_chunk;
