@@ -30,7 +30,8 @@ fn valid_files_open_and_hold_the_payloads() {
             let bytes = model.tensor_bytes(tensor).unwrap();
             let payload = Payload::open(bytes, &Default::default()).unwrap();
             assert_eq!(tensor.dims[..2], [payload.columns() as u64, payload.rows() as u64]);
-            let lines = expected.lines().filter(|line| line.starts_with(&format!("{path}:{}\t", tensor.name)));
+            let lines =
+                expected.lines().filter(|line| line.starts_with(&format!("{path}:{}\t", tensor.name)));
             assert_eq!(lines.count(), payload.matrices().len());
             seen += 1;
         }
@@ -41,14 +42,8 @@ fn valid_files_open_and_hold_the_payloads() {
 #[test]
 fn the_container_layer_refuses_what_it_can_see() {
     // Everything else is found out by the payload, or by a comparison of both.
-    let own = [
-        "offset-not-aligned",
-        "offset-beyond-file",
-        "fifteen-bytes",
-        "magic",
-        "payload-cut",
-        "overlap",
-    ];
+    let own =
+        ["offset-not-aligned", "offset-beyond-file", "fifteen-bytes", "magic", "payload-cut", "overlap"];
     let mut seen = 0;
     for (path, _) in manifest().into_iter().filter(|(path, _)| path.starts_with("invalid/")) {
         let name = path.trim_start_matches("invalid/").trim_end_matches(".gguf");

@@ -9,8 +9,8 @@ pub struct Limits {
     pub columns: usize,
     /// Matrices of one payload (experts).
     pub matrices: usize,
-    /// Rows plus columns, times matrices: what bounds the memory of an opened payload, which takes at most 64 bytes
-    /// for each of them, beside a small multiple of the headers' bytes.
+    /// Rows plus columns, times matrices: bounds the memory of an opened payload, which is at most 100 bytes for each
+    /// of them, 128 for each byte of the payload, and 64 KiB.
     pub rows_and_columns: usize,
 }
 

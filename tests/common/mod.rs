@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub mod forge;
+pub mod mutate;
+pub mod reread;
 pub mod resign;
 
 use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};

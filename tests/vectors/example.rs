@@ -1,6 +1,7 @@
 //! The worked example of `spec/FORMAT.md`: bytes, trace and tables are made here, and compared with the text.
 
-use crate::common::forge::{payload, standard, Class, Context, Entry, Plan, Side};
+use crate::common::forge::{payload, standard, Class, Entry, Plan, Side};
+use crate::common::reread::SideReader;
 use std::fmt::Write;
 
 /// Four rows, three columns, the second one dead.
@@ -32,70 +33,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The side information decoder, telling what it does.
-struct Tracer<'a> {
-    bytes: &'a [u8],
-    position: usize,
-    range: u64,
-    code: u64,
-    contexts: std::collections::HashMap<(Context, u32), u64>,
-    bits: String,
-}
-
-impl<'a> Tracer<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        let code = bytes[..4].iter().fold(0, |code, &byte| code << 8 | u64::from(byte));
-        let contexts = std::collections::HashMap::new();
-        Self { bytes, position: 4, range: 0xFFFF_FFFF, code, contexts, bits: String::new() }
-    }
-
-    fn split(&mut self, bound: u64) -> u32 {
-        let bit = u32::from(self.code >= bound);
-        if bit == 1 {
-            self.range -= bound;
-            self.code -= bound;
-        } else {
-            self.range = bound;
-        }
-        while self.range < 1 << 24 {
-            self.range <<= 8;
-            self.code = self.code << 8 | u64::from(self.bytes[self.position]);
-            self.position += 1;
-        }
-        self.bits.push(if bit == 1 { '1' } else { '0' });
-        bit
-    }
-
-    fn adaptive(&mut self, context: Context, index: u32) -> u32 {
-        let p = *self.contexts.entry((context, index)).or_insert(2048);
-        let bit = self.split((self.range >> 12) * p);
-        let changed = if bit == 0 { p + ((4096 - p) >> 4) } else { p - (p >> 4) };
-        self.contexts.insert((context, index), changed);
-        bit
-    }
-
-    fn call(&mut self, call: &Side) -> u32 {
-        match *call {
-            Side::Direct { bits, .. } => {
-                (0..bits).fold(0, |value, _| value << 1 | self.split(self.range >> 1))
-            }
-            Side::Tree { context, bits, .. } => {
-                let node = (0..bits).fold(1, |node, _| node << 1 | self.adaptive(context, node));
-                node - (1 << bits)
-            }
-            Side::Number { context, .. } => {
-                let mut exponent = 0;
-                while self.adaptive(context, 2 * exponent) == 1 {
-                    exponent += 1;
-                }
-                let mut value = 1;
-                if exponent > 0 {
-                    value = 2 | self.adaptive(context, 2 * exponent + 1);
-                    value = (1..exponent).fold(value, |value, _| value << 1 | self.split(self.range >> 1));
-                }
-                value - 1
-            }
-        }
+fn read(reader: &mut SideReader, call: &Side) -> Option<u32> {
+    match *call {
+        Side::Direct { bits, .. } => reader.direct(bits),
+        Side::Tree { context, bits, .. } => reader.tree(context, bits),
+        Side::Number { context, .. } => reader.number(context),
     }
 }
 
@@ -161,7 +103,7 @@ fn headers(text: &mut String, bytes: &[u8], side: usize) -> usize {
 }
 
 fn side_trace(text: &mut String, side: &[u8]) {
-    let mut tracer = Tracer::new(side);
+    let mut tracer = SideReader::new(side).unwrap();
     let _ = writeln!(
         text,
         "**Side information.** start() takes four bytes: code = 0x{:08X}. Bits are the results of split().\n",
@@ -189,16 +131,16 @@ fn side_trace(text: &mut String, side: &[u8]) {
     let calls = plan().side();
     assert_eq!(calls.len(), names.len());
     for ((call, name), meaning) in calls.iter().zip(names).zip(meanings) {
-        tracer.bits.clear();
-        let got = tracer.call(call).to_string();
+        tracer.decisions.clear();
+        let got = read(&mut tracer, call).unwrap().to_string();
         assert!(meaning.starts_with(&got), "{name}: {got}");
         let _ = writeln!(
             text,
             "| {name} | {} | {meaning} | 0x{:08X} | 0x{:08X} | {} |",
-            tracer.bits, tracer.range, tracer.code, tracer.position
+            tracer.decisions, tracer.range, tracer.code, tracer.position
         );
     }
-    assert!(tracer.code == 0 && tracer.position == side.len());
+    assert!(tracer.finished());
     text.push_str("\nfinish(): the code is 0 and all bytes are used.\n\n");
 }
 

@@ -65,6 +65,39 @@ fn constants_of_the_text() {
     }
 }
 
+#[test]
+fn bounds_of_the_text() {
+    // Symbols between two bytes of a lane, at the slowest fall of its state.
+    let (mut state, mut symbols) = (65_535u32, 0);
+    while state >= 256 {
+        state -= state >> 8;
+        symbols += 1;
+    }
+    // Decisions between two bytes of the side information, at the slowest fall of its range.
+    let contexts = |step: fn(u32) -> u32| {
+        let mut p = 2048;
+        while step(p) != p {
+            p = step(p);
+        }
+        p
+    };
+    let (most, least) = (contexts(|p| p + ((4096 - p) >> 4)), contexts(|p| p - (p >> 4)));
+    let decisions = |fall: &dyn Fn(u32) -> u32| {
+        let (mut range, mut decisions) = (u32::MAX, 0);
+        while range >= 1 << 24 {
+            range = fall(range);
+            decisions += 1;
+        }
+        decisions
+    };
+    let zeros = decisions(&|range| (range >> 12) * most);
+    let ones = decisions(&|range| range - (range >> 12) * least);
+    let text = std::fs::read_to_string(root().join("FORMAT.md")).unwrap();
+    assert!(text.contains(&format!("contexts stay from {least} to {most}")));
+    assert!(symbols == 1564 && text.contains("at most 1,564 symbols pass"));
+    assert!(zeros.max(ones) == 1512 && text.contains("fewer than 1,513·n"));
+}
+
 fn error_names() -> [&'static str; 13] {
     use wsic::payload::ErrorKind::*;
     [
