@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 /// Bits that embeddings get beyond the linear layers where no loss weights tell.
 const EMBEDDING_EXTRA_BITS: f64 = 1.5;
-/// Stored bits beyond the predicted ones (tables, scales, lane states, entropy above the high-rate formula).
-const EXPECTED_OVERHEAD: f64 = 0.09;
+/// Stored bits beyond the predicted class entropy: tables, scales, lane states, escapes.
+const EXPECTED_OVERHEAD: f64 = 0.03;
 /// Stored bits lost per octave of the step.
 const SLOPE: f64 = 0.93;
 /// Relative deviation from a target of bits per weight that ends the search.
