@@ -1,5 +1,5 @@
 //! A tiny random model in a GGUF file, and its forward pass written down again in f64 without any cleverness.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::needless_range_loop)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,6 +61,9 @@ impl Tiny {
 
 pub const EPSILON: f32 = 1e-5;
 pub const ROPE_BASE: f32 = 500.0;
+
+/// One row of values for each token.
+pub type Rows = Vec<Vec<f64>>;
 
 /// A tiny model: its tensors and the metadata of its file.
 pub struct TinyModel {
@@ -215,7 +218,7 @@ impl TinyModel {
     }
 
     /// The inputs of the linear layers of each layer and then the input of the head, of every token.
-    pub fn inputs(&self, tokens: &[u32]) -> (Vec<[Vec<Vec<f64>>; 4]>, Vec<Vec<f64>>) {
+    pub fn inputs(&self, tokens: &[u32]) -> (Vec<[Rows; 4]>, Rows) {
         let Tiny { width, heads, kv_heads, head_width, .. } = self.tiny;
         let embedding = self.tensor("token_embd.weight");
         let mut hidden: Vec<Vec<f64>> =

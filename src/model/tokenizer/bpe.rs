@@ -45,8 +45,8 @@ impl ByteText {
         table
     }
 
-    fn show(&self, text: &str) -> String {
-        text.bytes().filter_map(|byte| self.to_char.get(usize::from(byte))).collect()
+    fn show(&self, bytes: &[u8]) -> String {
+        bytes.iter().filter_map(|&byte| self.to_char.get(usize::from(byte))).collect()
     }
 
     /// Bytes of a shown text; characters that stand for no byte stay as they are.
@@ -65,6 +65,8 @@ pub struct BytePairs {
     model: BPE,
     words: PreTokenizer,
     byte_text: ByteText,
+    /// Whether each byte is a token by itself.
+    known: Vec<bool>,
 }
 
 impl std::fmt::Debug for BytePairs {
@@ -112,17 +114,24 @@ impl BytePairs {
             .map_err(|error| ModelError::Tokenizer(format!("byte pair encoding: {error}")))?;
         let warning = (left_out > 0)
             .then(|| format!("{left_out} merges (tokenizer.ggml.merges) name no token and are left out"));
-        Ok((Self { model, words, byte_text: ByteText::new() }, warning))
+        let byte_text = ByteText::new();
+        let known =
+            byte_text.to_char.iter().map(|c| vocabulary.find(c.encode_utf8(&mut [0; 4])).is_some()).collect();
+        Ok((Self { model, words, byte_text, known }, warning))
     }
 
     /// Appends the tokens of a text without special tokens.
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), ModelError> {
+        let is_unknown = |byte: &u8| self.known.get(usize::from(*byte)) == Some(&false);
         for word in self.words.words(text) {
-            let tokens = self
-                .model
-                .tokenize(&self.byte_text.show(word))
-                .map_err(|error| ModelError::Tokenizer(format!("byte pair encoding: {error}")))?;
-            out.extend(tokens.iter().map(|token| token.id));
+            // A byte without a token is dropped, and what stood around it does not merge.
+            for part in word.as_bytes().split(is_unknown) {
+                let tokens = self
+                    .model
+                    .tokenize(&self.byte_text.show(part))
+                    .map_err(|error| ModelError::Tokenizer(format!("byte pair encoding: {error}")))?;
+                out.extend(tokens.iter().map(|token| token.id));
+            }
         }
         Ok(())
     }
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn bytes_survive_the_printable_form() {
         let table = ByteText::new();
-        assert_eq!(table.show(" a\n"), "\u{120}a\u{10a}");
+        assert_eq!(table.show(b" a\n"), "\u{120}a\u{10a}");
         let mut distinct = HashSet::new();
         for byte in 0..=255u8 {
             let shown = table.to_char[usize::from(byte)];

@@ -177,3 +177,47 @@ impl PreTokenizer {
         pieces
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
+        let (rule, warning) = PreTokenizer::named(Some(name)).unwrap();
+        assert_eq!(warning, None);
+        rule.words(text)
+    }
+
+    #[test]
+    fn rules_cut_numbers_contractions_and_space_in_their_ways() {
+        let text = "I'll pay 1234  EUR.\n\n ok";
+        let gpt2 = ["I", "'ll", " pay", " 1234", " ", " EUR", ".", "\n\n", " ok"];
+        assert_eq!(words("gpt-2", text), gpt2);
+        let single = ["I", "'ll", " pay", " ", "1", "2", "3", "4", " ", " EUR", ".", "\n\n", " ok"];
+        assert_eq!(words("smollm", text), single);
+        let llama = ["I", "'ll", " pay", " ", "123", "4", " ", " EUR", ".\n\n", " ok"];
+        assert_eq!(words("llama-bpe", text), llama);
+        let qwen = ["I", "'ll", " pay", " ", "1", "2", "3", "4", " ", " EUR", ".\n\n", " ok"];
+        assert_eq!(words("qwen2", text), qwen);
+        assert_eq!(words("default", "a=12345"), ["a", "=", "123", "45"]);
+        assert_eq!(words("tekken", "HTTPServer aB"), ["HTTPServer", " a", "B"]);
+        assert_eq!(words("gpt-4o", "It's"), ["It's"]);
+    }
+
+    #[test]
+    fn nothing_is_lost_by_any_rule() {
+        let text = " \u{2003}a\u{301}b'S 42½٣ \r\n\t<|x|>//\u{1f469}\u{200d}\u{1f467}Straße\u{0}  ";
+        for rule in RULES {
+            for name in rule.names {
+                assert_eq!(words(name, text).concat(), text, "{name}");
+                assert!(words(name, "").is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_rules_are_warned_of() {
+        assert!(PreTokenizer::named(Some("nonsense")).unwrap().1.unwrap().contains("`nonsense`"));
+        assert!(PreTokenizer::named(None).unwrap().1.unwrap().contains("names no pre-tokenizer"));
+    }
+}
