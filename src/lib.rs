@@ -11,6 +11,7 @@
 //! | `kernels` | decode, matvec, matmul, get_rows for each instruction set; run-time dispatch | `payload` |
 //! | `capi` | the C ABI over `kernels` | `kernels` |
 //! | `gguf` | the container: read, write; ggml types and their dequantization | - |
+//! | `import` | Hugging Face folders as metadata and tensors with ggml's names; importance matrices | `gguf` |
 //! | `model` | tokenizer and forward pass of the supported architectures | `gguf` |
 //! | `stats` | second moments of every linear layer's input; calibration text | `model` |
 //! | `quantize` | WaterSIC and its trellis successor; rate search | `payload` (its integers and geometry) |
@@ -27,6 +28,8 @@ pub mod payload;
 pub mod convert;
 #[cfg(feature = "convert")]
 pub mod gguf;
+#[cfg(feature = "convert")]
+pub mod import;
 #[cfg(feature = "convert")]
 pub mod model;
 #[cfg(feature = "convert")]

@@ -21,9 +21,9 @@ impl Bench {
         let mut model = TinyModel::new(tiny, 5);
         add_tokenizer(&mut model.metadata, tiny.vocabulary);
         model.write(&folder.path().join("model.gguf"));
-        let words = ["water", "fills", "the", "lowest", "places", "first,", "then", "level", "by", "level!"];
-        let text: Vec<&str> = (0..3000).map(|i| words[(i * 7 + i / 11) % words.len()]).collect();
-        std::fs::write(folder.path().join("text.txt"), text.join("")).unwrap();
+        let mut random = wsic::model::Random::new(9, 9);
+        let text: String = (0..12_000).map(|_| char::from(b'!' + (random.unit() * 90.0) as u8)).collect();
+        std::fs::write(folder.path().join("text.txt"), text).unwrap();
         Self { folder }
     }
 

@@ -1,40 +1,22 @@
 //! An open file: metadata, tensor list, and the tensors' bytes without a copy.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
 
 use super::dequantize::dequantize;
 use super::error::GgufError;
 use super::limits::Limits;
+use super::map::FileBytes;
 use super::metadata::Metadata;
 use super::parse::{parse, Parsed};
 use super::tensor::TensorInfo;
-
-/// Where the bytes live.
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Owned(Vec<u8>),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
-        }
-    }
-}
 
 /// One GGUF file, read only.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: FileBytes,
     version: u32,
     alignment: u32,
     metadata: Metadata,
@@ -50,31 +32,16 @@ impl GgufFile {
     /// an access beyond its end.
     pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, GgufError> {
         let path = path.as_ref();
-        let io = |action| move |source| GgufError::Io { path: path.to_owned(), action, source };
-        let file = File::open(path).map_err(io("open the file"))?;
-        let status = file.metadata().map_err(io("query the file"))?;
-        if !status.is_file() {
-            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(io("map the file")(source));
-        }
-        if status.len() == 0 {
-            return Self::from_bytes(path, Vec::new(), limits);
-        }
-        // SAFETY: the map is private to this value and only ever read. What mapping cannot exclude is that another
-        // process changes or truncates the file meanwhile; this is the documented precondition of `open`, and all
-        // lengths and indices are checked against the map's own length, never re-read from the file.
-        let map = unsafe { Mmap::map(&file) }.map_err(io("map the file"))?;
-        Self::build(path, Bytes::Mapped(map), limits)
+        Self::build(path, FileBytes::open(path)?, limits)
     }
 
     /// Reads a file held in memory; `path` is only named in errors.
     pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>, limits: &Limits) -> Result<Self, GgufError> {
-        Self::build(path.as_ref(), Bytes::Owned(bytes), limits)
+        Self::build(path.as_ref(), FileBytes::Owned(bytes), limits)
     }
 
-    fn build(path: &Path, bytes: Bytes, limits: &Limits) -> Result<Self, GgufError> {
-        let Parsed { version, alignment, metadata, tensors, data_start } =
-            parse(path, bytes.as_slice(), limits)?;
+    fn build(path: &Path, bytes: FileBytes, limits: &Limits) -> Result<Self, GgufError> {
+        let Parsed { version, alignment, metadata, tensors, data_start } = parse(path, &bytes, limits)?;
         let by_name = tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
         Ok(Self { path: path.to_owned(), bytes, version, alignment, metadata, tensors, by_name, data_start })
     }
@@ -101,7 +68,7 @@ impl GgufFile {
 
     /// Bytes of the whole file.
     pub fn file_len(&self) -> u64 {
-        self.bytes.as_slice().len() as u64
+        self.bytes.len() as u64
     }
 
     /// The key-value section.
@@ -130,7 +97,7 @@ impl GgufFile {
         let start = self.data_start.checked_add(tensor.offset);
         let end = start.and_then(|start| start.checked_add(tensor.byte_len));
         let range = start.and_then(|start| Some(usize::try_from(start).ok()?..usize::try_from(end?).ok()?));
-        range.and_then(|range| self.bytes.as_slice().get(range)).ok_or_else(|| {
+        range.and_then(|range| self.bytes.get(range)).ok_or_else(|| {
             let file_len = self.file_len();
             self.out_of_range(
                 tensor,

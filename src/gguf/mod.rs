@@ -10,7 +10,7 @@
 //! type beyond the magic and length in their first 16 bytes (spec section "Payload header"), nor print. Every count
 //! and length from a file is checked against limits and the file's real size before anything is allocated or
 //! indexed; every error ([`GgufError`]) names the file, and the tensor or key, byte offset, what was expected and
-//! what was found. The only `unsafe` of the layer is the memory map in [`GgufFile::open`].
+//! what was found. The only `unsafe` of the layer is the memory map in `map.rs`.
 //!
 //! Versions 2 and 3 are read, little endian. Where this reader is more lenient than llama.cpp: tensors may lie in
 //! any order with gaps, and unknown types are listed (with the distance to the next tensor as their size). Where
@@ -21,6 +21,7 @@ mod encode;
 mod error;
 mod file;
 mod limits;
+mod map;
 mod metadata;
 mod parse;
 mod split;
@@ -34,6 +35,7 @@ pub use encode::{encode, f32_to_bf16, quantize_q8_0};
 pub use error::{ConversionError, GgufError};
 pub use file::GgufFile;
 pub use limits::Limits;
+pub(crate) use map::FileBytes;
 pub use metadata::Metadata;
 pub use split::{
     group_by_size, shard_path, GgufModel, GgufModelWriter, SPLIT_COUNT_KEY, SPLIT_NUMBER_KEY,
