@@ -108,6 +108,37 @@ fn convert_verify_inspect_unpack() {
 }
 
 #[test]
+fn eval_compares_with_a_reference() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "6"]).success();
+    let measure = |model: &str| -> serde_json::Value {
+        let arguments = [
+            "eval",
+            model,
+            "--reference",
+            "model.gguf",
+            "--text",
+            "text.txt",
+            "--ctx",
+            "64",
+            "--chunks",
+            "6",
+            "--json",
+        ];
+        serde_json::from_slice(&bench.wsic(&arguments).success().get_output().stdout).unwrap()
+    };
+    let (same, small) = (measure("model.gguf"), measure("small.gguf"));
+    let number = |report: &serde_json::Value, key: &str| report[key].as_f64().unwrap();
+    assert!(number(&same, "kld").abs() < 1e-6 && number(&same, "top1") == 1.0, "{same}");
+    assert!(number(&small, "kld") > 1e-5 && number(&small, "kld") < 0.2, "{small}");
+    assert_eq!(small["ref_ppl"], same["ppl"]);
+    // The unpacked file is the same model.
+    bench.wsic(&["unpack", "small.gguf", "--type", "f32", "-o", "plain.gguf"]).success();
+    assert!((number(&measure("plain.gguf"), "kld") - number(&small, "kld")).abs() < 1e-6);
+    bench.wsic(&["eval", "small.gguf", "--text", "text.txt", "--ctx", "64"]).success();
+}
+
+#[test]
 fn metadata_of_the_source_is_kept() {
     let bench = Bench::new(TINY);
     bench.convert("small.gguf", &["--bpw", "3"]).success();
