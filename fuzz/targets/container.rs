@@ -15,7 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
     let owned = bytes.to_vec();
     // Every entry of the file costs some bytes there; nothing in memory may be larger by more than this factor.
     let most = (64 << 10) + 64 * bytes.len();
-    let Ok(file) = guard::within(most, || GgufFile::from_bytes("fuzz.gguf", owned, &Limits::default())) else { return };
+    let Ok(file) = guard::within(most, || GgufFile::from_bytes("fuzz.gguf", owned, &Limits::default()))
+    else {
+        return;
+    };
     for (_, value) in file.metadata().iter() {
         let _ = value.summary();
     }

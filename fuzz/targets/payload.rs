@@ -23,7 +23,8 @@ fuzz_target!(|bytes: &[u8]| {
     let promised = (64 << 10) + 128 * bytes.len() + 100 * LIMITS.rows_and_columns;
     let Ok(payload) = guard::within(promised, || Payload::open(bytes, &LIMITS)) else { return };
     assert_eq!(announced_length(bytes), Some(bytes.len() as u64));
-    let (mut integers, mut weights, mut scratch) = (vec![0; MOST], vec![0.0f32; MOST], Vec::with_capacity(MOST));
+    let (mut integers, mut weights, mut scratch) =
+        (vec![0; MOST], vec![0.0f32; MOST], Vec::with_capacity(MOST));
     for matrix in payload.matrices() {
         let width = matrix.stream_length();
         for tile in 0..matrix.geometry().tiles(matrix.rows()) {
@@ -37,7 +38,10 @@ fuzz_target!(|bytes: &[u8]| {
                 let integers = &mut integers[..rows * width];
                 integers.fill(i32::MIN);
                 good = guard::within(0, || matrix.decode_tile(tile, integers)).is_ok();
-                assert!(!good || integers.iter().all(|m| m.abs() <= MAX_INTEGER), "an integer was not written");
+                assert!(
+                    !good || integers.iter().all(|m| m.abs() <= MAX_INTEGER),
+                    "an integer was not written"
+                );
                 for escape in matrix.escapes(tile) {
                     let Ok(escape) = escape else { break };
                     assert!(escape.row < rows && escape.position < width && escape.addend % 4 == 0);

@@ -6,7 +6,9 @@ mod guard;
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use wsic::payload::encode::{encode, EncodeOptions};
-use wsic::payload::{Geometry, Limits, Payload, QuantizedMatrix, ScaleKind, StreamColumn, Trellis, MAX_INTEGER, PADDING};
+use wsic::payload::{
+    Geometry, Limits, Payload, QuantizedMatrix, ScaleKind, StreamColumn, Trellis, MAX_INTEGER, PADDING,
+};
 
 /// The seed of a matrix: everything about it but its integers, which follow.
 #[derive(Arbitrary, Debug)]
@@ -34,7 +36,12 @@ fn legal(wish: i32, parity: i32) -> i32 {
     }
 }
 
-fn column(shape: &Shape, matrix: &QuantizedMatrix, input: u32, u: &mut Unstructured) -> arbitrary::Result<StreamColumn> {
+fn column(
+    shape: &Shape,
+    matrix: &QuantizedMatrix,
+    input: u32,
+    u: &mut Unstructured,
+) -> arbitrary::Result<StreamColumn> {
     let mut integers = vec![0; matrix.rows];
     let shift = u32::from(shape.sizes[input as usize % 4] % 32);
     for path in matrix.geometry.paths(matrix.rows) {
@@ -99,8 +106,12 @@ fuzz_target!(|bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
     let Ok(shape) = Shape::arbitrary(&mut u) else { return };
     let count = usize::from(shape.matrices % 3) + 1;
-    let Ok(sources) = (0..count).map(|_| matrix(&shape, &mut u)).collect::<arbitrary::Result<Vec<_>>>() else { return };
-    let coded = guard::within(64 << 20, || encode(&sources, &EncodeOptions::default())).expect("a legal matrix");
+    let Ok(sources) = (0..count).map(|_| matrix(&shape, &mut u)).collect::<arbitrary::Result<Vec<_>>>()
+    else {
+        return;
+    };
+    let coded =
+        guard::within(64 << 20, || encode(&sources, &EncodeOptions::default())).expect("a legal matrix");
     let payload = Payload::open(&coded, &Limits::default()).expect("an encoded matrix opens");
     assert_eq!(payload.matrices().len(), count);
     for (source, decoded) in sources.iter().zip(payload.matrices()) {
@@ -115,7 +126,8 @@ fuzz_target!(|bytes: &[u8]| {
         let columns: Vec<Vec<i32>> =
             (0..width).map(|s| (0..rows).map(|row| integers[row * width + s]).collect()).collect();
         let inputs = decoded.stream_inputs().iter().copied();
-        let got = contents(inputs.zip(columns.iter().map(Vec::as_slice)).filter(|&(input, _)| input != PADDING));
+        let got =
+            contents(inputs.zip(columns.iter().map(Vec::as_slice)).filter(|&(input, _)| input != PADDING));
         let wanted = contents(source.stream.iter().map(|column| (column.input, column.integers.as_slice())));
         assert!(got == wanted);
     }
