@@ -68,7 +68,7 @@ fn matrix(shape: &Shape, u: &mut Unstructured) -> arbitrary::Result<QuantizedMat
         columns,
         geometry: Geometry::new(width, usize::from(shape.steps) + 1).expect("a legal geometry"),
         trellis: if shape.scalar { Trellis::Scalar } else { Trellis::EightState },
-        tensor_scale: f32::from_bits(31 << 23 | shape.tensor_scale % (137 << 23)),
+        tensor_scale: f32::from_bits((31 << 23) + shape.tensor_scale % (137 << 23)),
         column_scale_kind: kind(shape.half_columns),
         stream: Vec::new(),
         row_scales: None,
