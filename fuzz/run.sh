@@ -26,5 +26,5 @@ for target in $targets; do
     # -timeout and -rss_limit_mb end a case that takes more than 5 seconds or 1 GiB; the targets have tighter caps
     # on memory of their own.
     cargo fuzz run --sanitizer "$sanitizer" $features "$target" "corpus/$target" -- \
-        -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -max_len=16384 -len_control=20 -print_final_stats=1
+        -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -max_len=16384 -len_control=0 -print_final_stats=1
 done
