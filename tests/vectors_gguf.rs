@@ -42,8 +42,15 @@ fn valid_files_open_and_hold_the_payloads() {
 #[test]
 fn the_container_layer_refuses_what_it_can_see() {
     // Everything else is found out by the payload, or by a comparison of both.
-    let own =
-        ["offset-not-aligned", "offset-beyond-file", "fifteen-bytes", "magic", "payload-cut", "overlap"];
+    let own = [
+        "offset-not-aligned",
+        "offset-beyond-file",
+        "fifteen-bytes",
+        "magic",
+        "payload-cut",
+        "overlap",
+        "overlap-from-before",
+    ];
     let mut seen = 0;
     for (path, _) in manifest().into_iter().filter(|(path, _)| path.starts_with("invalid/")) {
         let name = path.trim_start_matches("invalid/").trim_end_matches(".gguf");

@@ -25,8 +25,8 @@ pub(crate) const MAX_EXTRA_COPIES: usize = 2;
 pub(crate) const INLINE_TABLE: u32 = 255;
 /// Most low bits of the gap between two escapes.
 pub(crate) const MAX_GAP_BITS: u32 = 24;
-/// Largest exponent of an escape's value: addends stay below 2^24.
-pub(crate) const MAX_ESCAPE_EXPONENT: u32 = 21;
+/// Largest exponent of an escape's value: every legal integer is in reach of every table, addends are at most 2^24.
+pub(crate) const MAX_ESCAPE_EXPONENT: u32 = 22;
 /// Legal tensor scales: between these powers of two no weight overflows, and no product becomes subnormal.
 pub(crate) const TENSOR_SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -96..=40;
 

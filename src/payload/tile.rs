@@ -122,7 +122,7 @@ impl<'a> Matrix<'a> {
         for escape in self.escapes(tile) {
             let escape = escape?;
             let value = &mut out[escape.row * width + escape.position];
-            // Addends are below 2^24: no overflow.
+            // Addends are at most 2^24: no overflow.
             *value += escape.addend;
             if value.abs() > MAX_INTEGER {
                 let at = self.tile(tile).offset;

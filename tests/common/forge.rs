@@ -105,7 +105,7 @@ pub fn unsigned(value: i32) -> u32 {
     }
 }
 
-/// The coder of section "The coder", backwards: the smallest number of the final interval, carries put in place.
+/// The coder of section "Side information coder", backwards: the smallest number of the final interval, carries put in place.
 struct SideWriter {
     bytes: Vec<u8>,
     low: u32,

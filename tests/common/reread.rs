@@ -3,7 +3,7 @@
 use super::forge::{Context, Section, Side, Tile};
 use std::collections::HashMap;
 
-/// The decoder of section "The coder", with its state in sight. `None` where the text refuses.
+/// The decoder of section "Side information coder", with its state in sight. `None` where the text refuses.
 #[derive(Clone, Debug)]
 pub struct SideReader<'a> {
     pub bytes: &'a [u8],

@@ -440,9 +440,9 @@ fn escapes(cases: &mut Cases) {
     bits.unary(0);
     bits.put(9, 4);
     let gap = bits.clone();
-    bits.unary(22);
-    bits.put(0, 22);
-    list(cases, "escape-exponent-22", bits.bytes);
+    bits.unary(23);
+    bits.put(0, 23);
+    list(cases, "escape-exponent-23", bits.bytes);
     let mut endless = gap.clone();
     endless.put(0, 11);
     list(cases, "escape-exponent-endless", endless.bytes);
@@ -466,7 +466,7 @@ fn escapes(cases: &mut Cases) {
     let mut dirty = write_escapes(&[(9, 4)], 3);
     *dirty.last_mut().unwrap() |= 0x80;
     list(cases, "escape-padding-not-zero", dirty);
-    list(cases, "escape-too-large", write_escapes(&[(9, (1 << 22) - 2), (10, (1 << 22) - 1)], 3));
+    list(cases, "escape-too-large", write_escapes(&[(9, (1 << 22) - 2), (10, 1 << 22)], 3));
     // Three rows: row 3 of the last step is absent.
     let mut plan = one_class((19, 10), (16, 4), 2.0, 1);
     plan.first[0].scale = 90;

@@ -275,6 +275,16 @@ fn escapes(cases: &mut Cases) {
         set(&mut extreme.first[column], row, near);
     }
     cases.add("escape-largest", "integers just below 2^23 in magnitude", vec![extreme]);
+    // Parity 1 reaches -1 and 0 only: from -1 to the largest integer it is farther than from anywhere else.
+    let mut far = empty(10, 2, 64, 10);
+    far.classes.push(Class::Inline(blocks(0, [-1, -1], [&[64, 128, 64], &[128, 128]])));
+    for (input, wish) in [(0, 8_388_607), (1, -8_388_607)] {
+        let mut wishes = vec![2, 0, wish, 0, wish, 2, wish, 0, wish, wish];
+        far.obey(&mut wishes);
+        far.first.push(Entry { input, class: 0, scale: 100, integers: wishes });
+    }
+    assert!(far.tile(0).1.iter().any(|&(_, code)| code == 1 << 22));
+    cases.add("escape-farthest", "an escape of exponent 22", vec![far]);
     let dense = {
         let mut plan = one_class((20, 24), (16, 4), 1.0, 61);
         plan.first.clear();

@@ -1,7 +1,7 @@
 //! The encoder: a [`QuantizedMatrix`] becomes bytes.
 //!
 //! Columns are sorted by the size of their integers, cut into chunks, and chunks are grouped into classes so that
-//! payload bits plus table bits are least ([`classes`]); then every tile is coded backwards ([`tile`]). The result is
+//! payload bits plus table bits are least (`classes`); then every tile is coded backwards (`tile`). The result is
 //! the same for any number of threads.
 
 mod classes;
