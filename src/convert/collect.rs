@@ -5,7 +5,9 @@ use super::options::{Calibration, Options};
 use super::progress::Progress;
 use super::statistics::{Contents, StatisticsFile, StatisticsWriter};
 use crate::model::{LayerRunner, Model, Tokenizer, EMBEDDING};
-use crate::stats::{self, CalibrationTokens, SelfCalibration};
+use crate::stats::{
+    self, smoothed, CalibrationTokens, Covariance, SelfCalibration, Sensitivity, SensitivitySettings, Tape,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +16,11 @@ const CONTEXT: usize = 512;
 
 /// Name of the head's covariance.
 const HEAD: &str = "head";
+/// Name of the covariance of an embedding that is not the head too.
+const LOOKUP: &str = "embedding";
+
+/// Share of the mean in the weights of token rows.
+const UNSEEN_SHARE: f64 = 0.1;
 
 /// The statistics at `path`, computed if they are not there yet.
 pub(super) fn collect(
@@ -27,7 +34,10 @@ pub(super) fn collect(
         return StatisticsFile::open(path);
     }
     let tokens = calibration_tokens(network, options, progress)?;
-    write_statistics(network, model_identity, &tokens, path, progress)?;
+    let sensitivity = options
+        .loss_weights
+        .then(|| SensitivitySettings { seed: options.seed, ..SensitivitySettings::default() });
+    write_statistics(network, model_identity, &tokens, sensitivity, path, progress)?;
     StatisticsFile::open(path)
 }
 
@@ -74,6 +84,7 @@ fn write_statistics(
     network: &Model,
     model_identity: &str,
     tokens: &CalibrationTokens,
+    sensitivity: Option<SensitivitySettings>,
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<(), ConvertError> {
@@ -94,19 +105,26 @@ fn write_statistics(
             if !contents.covariances.iter().any(|(known, _)| *known == name) {
                 contents.covariances.push((name.clone(), slot.shape.columns));
             }
-            contents.tensors.push((slot.tensor, name, None));
+            contents.tensors.push((slot.tensor, name, sensitivity.map(|_| slot.shape.rows)));
         }
     }
+    let tied = network.head_tensor() == EMBEDDING;
+    let rows = sensitivity.map(|_| h.vocabulary);
     contents.covariances.push((HEAD.to_owned(), h.width));
-    contents.tensors.push((network.head_tensor().to_owned(), HEAD.to_owned(), None));
-    if network.head_tensor() != EMBEDDING {
-        contents.covariances.push(("embedding".to_owned(), h.width));
-        contents.tensors.push((EMBEDDING.to_owned(), "embedding".to_owned(), None));
+    contents.tensors.push((network.head_tensor().to_owned(), HEAD.to_owned(), rows));
+    if !tied {
+        contents.covariances.push((LOOKUP.to_owned(), h.width));
+        contents.tensors.push((EMBEDDING.to_owned(), LOOKUP.to_owned(), rows));
     }
     let mut writer = StatisticsWriter::create(path, &contents)?;
     progress.begin("statistics", h.layers as u64);
+    let lengths: Vec<usize> = tokens.sequences.iter().map(Vec::len).collect();
+    let mut tape = sensitivity.map(|settings| Tape::new(network, &lengths, settings));
     let mut runner = LayerRunner::new(network, &tokens.sequences)?;
     for layer in 0..h.layers {
+        if let Some(tape) = &mut tape {
+            tape.record(&runner);
+        }
         let weights = network.load_layer(layer)?;
         let wanted = stats::input_kinds(&network.linears(layer));
         let moments = stats::collect_and_advance(&mut runner, &weights, &wanted)?;
@@ -118,15 +136,52 @@ fn write_statistics(
         progress.advance(1, &format!("block {layer}"));
     }
     let head = stats::collect_head(&runner)?;
+    if let Some(tape) = &mut tape {
+        tape.record(&runner);
+    }
+    drop(runner);
+    let sensitivity = match tape {
+        Some(tape) => {
+            progress.begin("loss weights", h.layers as u64);
+            let mut done = |layer| progress.advance(1, &format!("block {layer}"));
+            Some(tape.differentiate(network, &mut done)?)
+        }
+        None => None,
+    };
     if let Some((_, covariance)) = head.inputs().first() {
-        // A tied embedding is looked up as well: every coordinate of a row then counts alike.
-        let tied = network.head_tensor() == EMBEDDING;
-        let diagonal = covariance.diagonal();
-        let lookup = if tied { diagonal.iter().sum::<f64>() / diagonal.len() as f64 } else { 0.0 };
-        writer.covariance(HEAD, h.width, |i, j| covariance.get(i, j) + if i == j { lookup } else { 0.0 })?;
+        write_token_covariances(&mut writer, covariance, sensitivity.as_ref(), tied)?;
+    }
+    if let Some(sensitivity) = &sensitivity {
+        for (tensor, rows) in &sensitivity.linears {
+            writer.row_weights(tensor, rows)?;
+        }
+        writer.row_weights(network.head_tensor(), &smoothed(&sensitivity.head, UNSEEN_SHARE))?;
         if !tied {
-            writer.covariance("embedding", h.width, |i, j| if i == j { 1.0 } else { 0.0 })?;
+            writer.row_weights(EMBEDDING, &smoothed(&sensitivity.probability, UNSEEN_SHARE))?;
         }
     }
     writer.finish()
+}
+
+/// Covariances of the head and, if it is another tensor, of the embedding. A tied embedding is looked up as well as
+/// multiplied with; where the loss does not tell what a lookup costs, every coordinate counts alike.
+fn write_token_covariances(
+    writer: &mut StatisticsWriter,
+    head: &Covariance,
+    sensitivity: Option<&Sensitivity>,
+    tied: bool,
+) -> Result<(), ConvertError> {
+    let width = head.width();
+    let diagonal = head.diagonal();
+    let mean = diagonal.iter().sum::<f64>() / diagonal.len().max(1) as f64;
+    let lookup = |i: usize, j: usize| match sensitivity {
+        Some(sensitivity) => sensitivity.embedding.get(i, j),
+        None if i == j => mean,
+        None => 0.0,
+    };
+    writer.covariance(HEAD, width, |i, j| head.get(i, j) + if tied { lookup(i, j) } else { 0.0 })?;
+    if !tied {
+        writer.covariance(LOOKUP, width, lookup)?;
+    }
+    Ok(())
 }

@@ -44,7 +44,7 @@ fn row_weights_name(tensor: &str) -> String {
     format!("{}.rows", tensor.trim_end_matches(".weight"))
 }
 
-/// Writes a statistics file: row weights first, then the covariances in the order of [`Contents`].
+/// Writes a statistics file: the covariances, then the row weights, each in the order of [`Contents`].
 pub(super) struct StatisticsWriter {
     writer: GgufWriter,
 }
@@ -73,7 +73,7 @@ impl StatisticsWriter {
             .filter_map(|(tensor, _, rows)| Some(spec(row_weights_name(tensor), (*rows)?)));
         let moments =
             contents.covariances.iter().map(|(name, width)| spec(name.clone(), width * (width + 1) / 2));
-        let specs = rows.chain(moments).collect();
+        let specs = moments.chain(rows).collect();
         Ok(Self { writer: GgufWriter::create(path, metadata, specs)? })
     }
 
@@ -203,9 +203,9 @@ mod tests {
             source: "text x".into(),
         };
         let mut writer = StatisticsWriter::create(&path, &contents).unwrap();
-        writer.row_weights("blk.0.attn_q.weight", &[0.5, 2.0]).unwrap();
         writer.covariance("blk.0.attention", 3, |i, j| (10 * i + j) as f64).unwrap();
         writer.covariance("head", 2, |i, j| (i * j) as f64).unwrap();
+        writer.row_weights("blk.0.attn_q.weight", &[0.5, 2.0]).unwrap();
         writer.finish().unwrap();
         let file = StatisticsFile::open(&path).unwrap();
         let q = file.of("blk.0.attn_q.weight", 3).unwrap();

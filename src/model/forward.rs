@@ -136,6 +136,11 @@ impl Model {
         normed
     }
 
+    /// Takes the gradient of [`final_norm`](Self::final_norm)'s result to that of its input `hidden`, in place.
+    pub(crate) fn final_norm_gradient(&self, hidden: &[f32], gradient: &mut [f32]) {
+        self.architecture.final_norm_gradient(hidden, &self.output_norm, gradient);
+    }
+
     /// Logits (tokens × vocabulary) of few tokens, from the last hidden state.
     ///
     /// All of them are in memory: for many tokens use [`score`](super::eval::score) or the functions around it.

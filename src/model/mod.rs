@@ -1,15 +1,17 @@
-//! Tokenizer and forward pass of the supported architectures.
+//! Tokenizer, forward and backward pass of the supported architectures.
 //!
 //! In: a [`TensorSource`] (an open GGUF file) and text or token ids. Out: token ids, hidden states, the inputs of
 //! every linear layer, logits, perplexity and KL divergence. Batches of sequences pass one layer at a time
 //! ([`LayerRunner`]), so memory holds one layer and the hidden states; [`Decoder`] goes on token by token with a
 //! key-value cache. Weights are floats or anything that multiplies ([`MatrixProduct`]), so a caller may put
-//! quantized ones in. Results are the same bits for any number of threads. Knows nothing of quantization, and
+//! quantized ones in. [`loss_gradient`] and [`layer_gradient`] go back from the loss to the embedding the same way, and
+//! show the gradients of every linear layer's output. Results are the same bits for any number of threads. Knows nothing of quantization, and
 //! prints nothing.
 //!
 //! A new architecture is one file in `architecture/` and a line in its registry.
 
 mod architecture;
+mod backward;
 mod batch;
 mod cache;
 mod config;
@@ -24,7 +26,8 @@ mod source;
 pub mod tokenizer;
 mod weights;
 
-pub use architecture::{supported, Architecture, LayerCall, Observer};
+pub use architecture::{supported, Architecture, GradientCall, GradientObserver, LayerCall, Observer};
+pub use backward::{layer_gradient, loss_gradient, LossGradient};
 pub use batch::Span;
 pub use cache::{CachePrecision, CacheShape, LayerCache};
 pub use config::Hyperparameters;

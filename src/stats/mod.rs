@@ -2,7 +2,8 @@
 //!
 //! In: a model and calibration tokens, from a text ([`CalibrationTokens::from_text`]) or written by the model itself
 //! ([`SelfCalibration`]). Out: for each layer the [`Covariance`] of each distinct input of its linear layers
-//! ([`collect()`]), that of the output head's input ([`collect_head`]), and token frequencies for the embedding.
+//! ([`collect()`]), that of the output head's input ([`collect_head`]), token frequencies for the embedding, and what an
+//! error of each output costs in the loss ([`Sensitivity`], from a [`Tape`] recorded on the way).
 //! One layer at a time: the caller drives a [`LayerRunner`](crate::model::LayerRunner). Sums are f64 over f32
 //! products of fixed blocks, the same bits for any number of threads. Knows nothing of quantization, and prints
 //! nothing.
@@ -12,6 +13,7 @@ mod collect;
 mod covariance;
 mod error;
 mod prompts;
+mod sensitivity;
 
 pub use calibration::{
     recommended_tokens, too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration,
@@ -19,3 +21,4 @@ pub use calibration::{
 pub use collect::{collect, collect_and_advance, collect_head, input_kinds, Collector, LayerStatistics};
 pub use covariance::{Covariance, CrossMoment};
 pub use error::StatsError;
+pub use sensitivity::{smoothed, Sensitivity, SensitivitySettings, Tape};

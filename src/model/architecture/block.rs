@@ -1,7 +1,7 @@
 //! The block that most dense decoder-only models share: norm, grouped attention, norm, gated feed-forward network,
 //! each added to the hidden state. Differences are fields of [`DenseBlock`].
 
-use super::{Architecture, LayerCall};
+use super::{Architecture, GradientCall, LayerCall};
 use crate::model::batch::positions;
 use crate::model::cache::CacheShape;
 use crate::model::config::Hyperparameters;
@@ -17,9 +17,9 @@ use crate::model::weights::{
 /// A stack of equal dense blocks.
 #[derive(Debug)]
 pub struct DenseBlock {
-    hyperparameters: Hyperparameters,
-    attention: AttentionShape,
-    rope: Rope,
+    pub(super) hyperparameters: Hyperparameters,
+    pub(super) attention: AttentionShape,
+    pub(super) rope: Rope,
 }
 
 impl DenseBlock {
@@ -163,5 +163,14 @@ impl Architecture for DenseBlock {
         observer.input(InputKind::FeedForwardDown, &gate, h.feed_forward)?;
         add_assign(hidden, &weights.linear("ffn_down")?.apply(&gate)?);
         Ok(())
+    }
+
+    fn backward(
+        &self,
+        weights: &LayerWeights,
+        gradient: &mut [f32],
+        call: GradientCall<'_>,
+    ) -> Result<(), ModelError> {
+        self.gradient(weights, gradient, call)
     }
 }

@@ -1,6 +1,7 @@
 //! The supported architectures: one file each, and a line in [`ARCHITECTURES`].
 
 mod block;
+mod block_gradient;
 mod llama;
 mod qwen;
 
@@ -38,6 +39,39 @@ impl<F: FnMut(InputKind, &[f32], usize) -> Result<(), ModelError>> Observer for 
     }
 }
 
+/// Sees the gradient of every linear layer's output while a batch goes back through a layer.
+pub trait GradientObserver {
+    /// `gradient` holds, for each token of the batch, one row with a value for each of the `rows` of the weight matrix
+    /// of this role.
+    fn output(&mut self, role: &'static str, gradient: &[f32], rows: usize) -> Result<(), ModelError>;
+}
+
+/// Sees nothing.
+impl GradientObserver for () {
+    fn output(&mut self, _: &'static str, _: &[f32], _: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+}
+
+/// Any closure of the right shape.
+impl<F: FnMut(&'static str, &[f32], usize) -> Result<(), ModelError>> GradientObserver for F {
+    fn output(&mut self, role: &'static str, gradient: &[f32], rows: usize) -> Result<(), ModelError> {
+        self(role, gradient, rows)
+    }
+}
+
+/// What the way back through a layer is given besides its weights and the gradient.
+pub struct GradientCall<'a> {
+    /// Number of the layer.
+    pub layer: usize,
+    /// Which tokens the rows are; every span is a whole sequence.
+    pub spans: &'a [Span],
+    /// The hidden state that entered the layer: tokens × width.
+    pub hidden: &'a [f32],
+    /// Sees the gradients of the linear layers' outputs.
+    pub observer: &'a mut dyn GradientObserver,
+}
+
 /// What a layer is given besides its weights and the hidden state.
 pub struct LayerCall<'a> {
     /// Number of the layer.
@@ -64,7 +98,8 @@ pub trait Architecture: Send + Sync {
     /// What the cache keeps of each token in a layer.
     fn cache_shape(&self, layer: usize) -> CacheShape;
 
-    /// Turns token embeddings (tokens × width) into the first layer's hidden state; most do nothing.
+    /// Turns token embeddings (tokens × width) into the first layer's hidden state; most do nothing. Must be a scaling
+    /// of each coordinate, because gradients go back by the same.
     fn prepare(&self, _hidden: &mut [f32]) {}
 
     /// Passes the hidden state (tokens × width, row-major) through one layer, in place.
@@ -75,9 +110,29 @@ pub trait Architecture: Send + Sync {
         call: LayerCall<'_>,
     ) -> Result<(), ModelError>;
 
+    /// Takes the gradient of the hidden state that leaves a layer (tokens × width) to that of the one that entered it,
+    /// in place. Statistics of the loss need it; without it the model is converted with `--no-loss-weights`.
+    fn backward(
+        &self,
+        _weights: &LayerWeights,
+        _gradient: &mut [f32],
+        _call: GradientCall<'_>,
+    ) -> Result<(), ModelError> {
+        Err(ModelError::request(
+            "backward pass",
+            "an architecture that has one",
+            "one that only goes forward",
+        ))
+    }
+
     /// Normed final hidden state: the input of the output head. `scale` is `output_norm.weight`.
     fn final_norm(&self, hidden: &[f32], scale: &[f32], out: &mut [f32]) {
         super::ops::rms_norm(hidden, scale, self.hyperparameters().epsilon, out);
+    }
+
+    /// Takes the gradient of [`final_norm`](Self::final_norm)'s result to that of its input `hidden`, in place.
+    fn final_norm_gradient(&self, hidden: &[f32], scale: &[f32], gradient: &mut [f32]) {
+        super::ops::rms_norm_gradient_in_place(hidden, scale, self.hyperparameters().epsilon, gradient);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::cache::LayerCache;
 use crate::model::error::ModelError;
 
 /// Queries whose scores are held at a time.
-const QUERIES_PER_BLOCK: usize = 128;
+pub(super) const QUERIES_PER_BLOCK: usize = 128;
 
 /// Heads and widths of one layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -150,7 +150,7 @@ fn run(
 vectorized! {
     /// Softmax of each row of `seen` scores over the positions its query sees, 0 elsewhere. The first query stands at
     /// position `offset` and a query sees `window` positions, its own the last.
-    fn causal_softmax<'a>(scores: &'a mut [f32], seen: usize, offset: usize, window: usize) -> () {
+    pub(super) fn causal_softmax<'a>(scores: &'a mut [f32], seen: usize, offset: usize, window: usize) -> () {
         for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
             let end = (offset + row + 1).min(seen);
             let (visible, future) = scores.split_at_mut(end);

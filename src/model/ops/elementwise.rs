@@ -7,7 +7,7 @@ use super::ROWS_PER_TASK;
 
 /// 1 / sqrt(mean of squares + epsilon).
 #[inline(always)]
-fn rms_factor(row: &[f32], epsilon: f32) -> f32 {
+pub(super) fn rms_factor(row: &[f32], epsilon: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
@@ -73,7 +73,7 @@ pub fn rms_norm_in_place(x: &mut [f32], scale: &[f32], epsilon: f32) {
 }
 
 /// Elements that one task of an operation without rows takes.
-const ELEMENTS_PER_TASK: usize = 1 << 15;
+pub(super) const ELEMENTS_PER_TASK: usize = 1 << 15;
 
 /// `y += x`, element by element.
 pub fn add_assign(y: &mut [f32], x: &[f32]) {

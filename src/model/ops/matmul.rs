@@ -22,6 +22,16 @@ pub trait MatrixProduct: Send + Sync {
     /// `y = x Wᵀ` for every token: `x` holds tokens × columns values, `y` tokens × rows, both row-major.
     /// An error if the lengths do not fit.
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError>;
+
+    /// `dx += dy W` for every token: the way back of [`multiply`](Self::multiply), from gradients of outputs (tokens ×
+    /// rows) to those of inputs (tokens × columns). An error if the lengths do not fit, or the matrix has no way back.
+    fn multiply_back(&self, _dy: &[f32], _dx: &mut [f32]) -> Result<(), ModelError> {
+        Err(ModelError::request(
+            "backward pass",
+            "weights as floats",
+            "a matrix that only multiplies forward",
+        ))
+    }
 }
 
 /// A matrix of floats, row-major: one row of input weights per output feature.
@@ -56,6 +66,10 @@ impl MatrixProduct for DenseMatrix {
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError> {
         multiply_transposed(x, &self.values, self.columns, y)
     }
+
+    fn multiply_back(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), ModelError> {
+        add_product(dy, &self.values, self.columns, dx)
+    }
 }
 
 /// `y = x Wᵀ` for row-major slices; `columns` is the number of input features. An error if lengths do not fit.
@@ -86,6 +100,39 @@ pub fn multiply_transposed(x: &[f32], w: &[f32], columns: usize, y: &mut [f32]) 
         let x = MatRef::from_row_major_slice(x, tokens, columns);
         let y = MatMut::from_row_major_slice_mut(y, tokens, rows);
         matmul(y, Accum::Replace, x, weight.transpose(), 1.0, Par::Seq);
+    });
+    Ok(())
+}
+
+/// Tokens that one task of [`add_product`] takes.
+const TOKENS_PER_PRODUCT: usize = 128;
+
+/// `dx += dy W` for row-major slices; `columns` is the number of columns of `w`. An error if lengths do not fit.
+pub fn add_product(dy: &[f32], w: &[f32], columns: usize, dx: &mut [f32]) -> Result<(), ModelError> {
+    let tokens = dx.len().checked_div(columns).unwrap_or(0);
+    let rows = w.len().checked_div(columns).unwrap_or(0);
+    let fits = tokens.checked_mul(columns) == Some(dx.len())
+        && rows.checked_mul(columns) == Some(w.len())
+        && tokens.checked_mul(rows) == Some(dy.len());
+    if !fits {
+        return Err(ModelError::request(
+            "matrix product",
+            format!(
+                "whole rows of {columns} results, and one factor for each of their tokens and weight row"
+            ),
+            format!("{} factors, {} weights, {} results", dy.len(), w.len(), dx.len()),
+        ));
+    }
+    if tokens == 0 || rows == 0 {
+        return Ok(());
+    }
+    let weight = MatRef::from_row_major_slice(w, rows, columns);
+    let tasks = dx.par_chunks_mut(TOKENS_PER_PRODUCT * columns).zip(dy.par_chunks(TOKENS_PER_PRODUCT * rows));
+    tasks.for_each(|(dx, dy)| {
+        let tokens = dx.len() / columns;
+        let dy = MatRef::from_row_major_slice(dy, tokens, rows);
+        let dx = MatMut::from_row_major_slice_mut(dx, tokens, columns);
+        matmul(dx, Accum::Add, dy, weight, 1.0, Par::Seq);
     });
     Ok(())
 }
@@ -157,6 +204,26 @@ mod tests {
                     assert!((f64::from(y[t * rows + r]) - sum).abs() < 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_way_back_agrees_with_sums_of_products() {
+        let value = |i: usize| ((i * 41 + 7) % 31) as f32 / 31.0 - 0.5;
+        for (tokens, columns, rows) in [(1, 3, 2), (130, 20, 64), (300, 17, 9)] {
+            let dy: Vec<f32> = (0..tokens * rows).map(value).collect();
+            let w: Vec<f32> = (0..rows * columns).map(|i| value(i + 3)).collect();
+            let matrix = DenseMatrix::new(rows, columns, w.clone()).unwrap();
+            let mut dx = vec![0.25; tokens * columns];
+            matrix.multiply_back(&dy, &mut dx).unwrap();
+            for t in [0, tokens / 2, tokens - 1] {
+                for c in [0, columns - 1] {
+                    let sum: f64 =
+                        (0..rows).map(|r| f64::from(dy[t * rows + r]) * f64::from(w[r * columns + c])).sum();
+                    assert!((f64::from(dx[t * columns + c]) - 0.25 - sum).abs() < 1e-5);
+                }
+            }
+            assert!(matrix.multiply_back(&dy, &mut dx[1..]).is_err());
         }
     }
 

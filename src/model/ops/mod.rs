@@ -1,4 +1,4 @@
-//! Arithmetic of the forward pass: matrix products, norms, rotations, attention, activations.
+//! Arithmetic of the forward and backward pass: matrix products, norms, rotations, attention, activations.
 //!
 //! Everything works on row-major batches of tokens and splits its work into pieces that depend on the shapes
 //! alone, each computed by sequential code, so results are the same bits for any number of threads. Sums are taken
@@ -29,14 +29,18 @@ macro_rules! vectorized {
 }
 
 mod attention;
+mod attention_gradient;
 mod elementwise;
+mod gradient;
 mod matmul;
 mod reduce;
 mod rope;
 
 pub use attention::{attend, AttentionShape, KeyValues};
+pub use attention_gradient::attend_gradient;
 pub use elementwise::{add_assign, add_bias, multiply_silu, rms_norm, rms_norm_in_place};
-pub use matmul::{multiply_transposed, DenseMatrix, MatrixProduct};
+pub use gradient::{multiply_silu_gradient, rms_norm_gradient, rms_norm_gradient_in_place};
+pub use matmul::{add_product, multiply_transposed, DenseMatrix, MatrixProduct};
 pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials};
 pub use rope::{Pairing, Rope, RopeScaling};
 

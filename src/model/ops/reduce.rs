@@ -70,6 +70,23 @@ pub(super) fn finish_sum(lanes: [f32; LANES], rest: f32) -> f32 {
     sum + rest
 }
 
+/// Sum of products of two rows of equal length. For use inside [`vectorized`] functions.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    let mut tail = 0.0;
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        tail += a * b;
+    }
+    finish_sum(lanes, tail)
+}
+
 /// Replaces a row by e^(x - max) and returns the sum of it. For use inside [`vectorized`] functions.
 #[inline(always)]
 pub fn exponentials(row: &mut [f32]) -> f32 {

@@ -119,6 +119,16 @@ impl Rope {
 
     /// Rotates every head of every token. `x` holds for each of `positions` one row of whole heads.
     pub fn rotate(&self, x: &mut [f32], head_width: usize, positions: &[usize]) {
+        self.turn(x, head_width, positions, 1.0);
+    }
+
+    /// Takes the gradient of rotated heads to that of the heads before: the transposed rotation.
+    pub fn rotate_gradient(&self, gradient: &mut [f32], head_width: usize, positions: &[usize]) {
+        self.turn(gradient, head_width, positions, -1.0);
+    }
+
+    /// Rotates by the angles, or by their opposites if `sign` is -1.
+    fn turn(&self, x: &mut [f32], head_width: usize, positions: &[usize], sign: f32) {
         let pairs = self.frequencies.len();
         let row_width = x.len().checked_div(positions.len()).unwrap_or(0);
         if pairs == 0 || row_width == 0 || head_width < 2 * pairs {
@@ -131,23 +141,24 @@ impl Rope {
             for (row, &position) in rows.chunks_exact_mut(row_width).zip(positions) {
                 let rotation = table.get(position * pairs..(position + 1) * pairs).unwrap_or(&[]);
                 for head in row.chunks_exact_mut(head_width) {
-                    self.rotate_head(head, rotation);
+                    self.rotate_head(head, rotation, sign);
                 }
             }
         });
     }
 
-    fn rotate_head(&self, head: &mut [f32], rotation: &[[f32; 2]]) {
+    fn rotate_head(&self, head: &mut [f32], rotation: &[[f32; 2]], sign: f32) {
         match self.pairing {
             Pairing::Interleaved => {
                 for (pair, &[cos, sin]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotation) {
-                    let [a, b] = *pair;
+                    let ([a, b], sin) = (*pair, sin * sign);
                     *pair = [a * cos - b * sin, a * sin + b * cos];
                 }
             }
             Pairing::Halves => {
                 let (first, second) = head.split_at_mut(rotation.len());
                 for ((a, b), &[cos, sin]) in first.iter_mut().zip(second).zip(rotation) {
+                    let sin = sin * sign;
                     (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
                 }
             }
