@@ -5,7 +5,7 @@ use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::reduce::exponentials;
+use super::reduce::{dot, exponentials};
 use crate::model::batch::Span;
 use crate::model::cache::LayerCache;
 use crate::model::error::ModelError;
@@ -104,6 +104,9 @@ fn run(
     source: KeyValues<'_>,
     task: Task<'_>,
 ) {
+    if let (KeyValues::Cache(cache), 1) = (source, task.span.len) {
+        return attend_one(shape, group, queries, cache, task);
+    }
     let Task { span, first_row, kv_head, mut out } = task;
     let (key_width, value_width) = (shape.key_width, shape.value_width);
     let seen = span.start + span.len;
@@ -121,7 +124,8 @@ fn run(
         KeyValues::Cache(cache) => {
             scratch.resize(seen * (key_width + value_width), 0.0);
             let (keys, values) = scratch.split_at_mut(seen * key_width);
-            cache.load(span.sequence, kv_head, keys, values);
+            cache.load_keys(span.sequence, kv_head, 0, keys);
+            cache.load_values(span.sequence, kv_head, 0, values);
             (
                 MatRef::from_row_major_slice(&*keys, seen, key_width),
                 MatRef::from_row_major_slice(&*values, seen, value_width),
@@ -144,6 +148,84 @@ fn run(
             attend_block(shape, queries, keys, values, scores, position - low, out);
         }
         first += count;
+    }
+}
+
+/// Positions whose keys or values are converted at a time.
+const POSITIONS_PER_BLOCK: usize = 32;
+
+/// Attention of a single token: keys and values pass by once, a few positions at a time.
+fn attend_one(
+    shape: &AttentionShape,
+    group: usize,
+    queries: MatRef<'_, f32>,
+    cache: &LayerCache,
+    task: Task<'_>,
+) {
+    let Task { span, first_row, kv_head, out } = task;
+    let (key_width, value_width) = (shape.key_width, shape.value_width);
+    let end = span.start + 1;
+    let low = shape.window.map_or(0, |window| end.saturating_sub(window));
+    let seen = end - low;
+    let row = queries.subrows(first_row, 1).subcols(kv_head * group * key_width, group * key_width);
+    let queries: Vec<f32> = row.row(0).iter().copied().collect();
+    let mut block = vec![0.0; POSITIONS_PER_BLOCK.min(seen) * key_width.max(value_width)];
+    let mut scores = vec![0.0; group * seen];
+    for first in (0..seen).step_by(POSITIONS_PER_BLOCK) {
+        let count = POSITIONS_PER_BLOCK.min(seen - first);
+        let Some(keys) = block.get_mut(..count * key_width) else { return };
+        cache.load_keys(span.sequence, kv_head, low + first, keys);
+        score_keys(&queries, keys, key_width, shape.scale, &mut scores, seen, first);
+    }
+    causal_softmax(&mut scores, seen, seen, usize::MAX);
+    let mut sums = vec![0.0; group * value_width];
+    for first in (0..seen).step_by(POSITIONS_PER_BLOCK) {
+        let count = POSITIONS_PER_BLOCK.min(seen - first);
+        let Some(values) = block.get_mut(..count * value_width) else { return };
+        cache.load_values(span.sequence, kv_head, low + first, values);
+        add_values(&scores, seen, first, values, value_width, &mut sums);
+    }
+    let mut out = out;
+    let sums = MatRef::from_row_major_slice(&sums, 1, group * value_width);
+    out.copy_from(sums);
+}
+
+vectorized! {
+    /// Scores of some keys for each query: row `q` of `scores` has `seen` values, those of the keys from `first` on.
+    fn score_keys<'a>(
+        queries: &'a [f32],
+        keys: &'a [f32],
+        width: usize,
+        scale: f32,
+        scores: &'a mut [f32],
+        seen: usize,
+        first: usize,
+    ) -> () {
+        for (scores, query) in scores.chunks_exact_mut(seen).zip(queries.chunks_exact(width)) {
+            for (score, key) in scores.iter_mut().skip(first).zip(keys.chunks_exact(width)) {
+                *score = dot(query, key) * scale;
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// Adds to each query's sum some values times its weights: those from `first` on in its row of `seen` weights.
+    fn add_values<'a>(
+        weights: &'a [f32],
+        seen: usize,
+        first: usize,
+        values: &'a [f32],
+        width: usize,
+        sums: &'a mut [f32],
+    ) -> () {
+        for (weights, sums) in weights.chunks_exact(seen).zip(sums.chunks_exact_mut(width)) {
+            for (&weight, value) in weights.iter().skip(first).zip(values.chunks_exact(width)) {
+                for (sum, &value) in sums.iter_mut().zip(value) {
+                    *sum += weight * value;
+                }
+            }
+        }
     }
 }
 

@@ -37,7 +37,7 @@ mod rope;
 pub use attention::{attend, AttentionShape, KeyValues};
 pub use elementwise::{add_assign, add_bias, multiply_silu, rms_norm, rms_norm_in_place};
 pub use matmul::{multiply_transposed, DenseMatrix, MatrixProduct};
-pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials};
+pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials, widen};
 pub use rope::{Pairing, Rope, RopeScaling};
 
 /// Rows that one task of an element-wise operation takes.
