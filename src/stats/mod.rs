@@ -10,12 +10,16 @@
 mod calibration;
 mod collect;
 mod covariance;
+mod drift;
 mod error;
 mod prompts;
 
 pub use calibration::{
     recommended_tokens, too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration,
 };
-pub use collect::{collect, collect_and_advance, collect_head, input_kinds, Collector, LayerStatistics};
+pub use collect::{
+    collect, collect_and_advance, collect_head, collect_weighted, input_kinds, Collector, LayerStatistics,
+};
 pub use covariance::{Covariance, CrossMoment};
+pub use drift::{collect_drift, Drift};
 pub use error::StatsError;
