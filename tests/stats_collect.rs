@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use model_support::{tokens, with_threads, Tiny, TinyModel};
 use wsic::gguf::Value;
-use wsic::model::{CachePrecision, InputKind, LayerRunner, Model, Sampler, Tokenizer};
+use wsic::model::{CachePrecision, InputKind, LayerRunner, Model, ModelError, Observer, Sampler, Tokenizer};
 use wsic::stats::{
-    collect, collect_and_advance, collect_head, input_kinds, recommended_tokens, too_few_tokens,
-    CalibrationSource, CalibrationTokens, SelfCalibration, StatsError,
+    collect, collect_and_advance, collect_drift, collect_head, collect_weighted, input_kinds,
+    recommended_tokens, too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration, StatsError,
 };
 
 /// Mean of x xᵀ, row-major.
@@ -64,6 +64,114 @@ fn moments_agree_with_those_of_a_plain_forward_pass() {
         }
         let head = collect_head(&runner).unwrap();
         close(&head.input(InputKind::Head).unwrap().to_dense(), &joined(&|s| plain[s].1.clone()));
+    }
+}
+
+#[test]
+fn attention_weighs_tokens() {
+    for tiny in [Tiny::LLAMA, Tiny::QWEN3] {
+        let reference = TinyModel::new(tiny, 1);
+        let model = reference.open();
+        let sequences = [tokens(30, 50, 1), tokens(140, 50, 2)];
+        let mut runner = LayerRunner::new(&model, &sequences).unwrap();
+        let weights = model.load_layer(0).unwrap();
+        let found = collect_weighted(&mut runner, &weights).unwrap().unwrap().to_dense();
+        let mut scaled = Vec::new();
+        let mut total = 0.0;
+        for sequence in &sequences {
+            let received = reference.received(sequence).swap_remove(0);
+            assert!((received.iter().sum::<f64>() - sequence.len() as f64).abs() < 1e-9);
+            let (layers, _) = reference.inputs(sequence);
+            for (x, weight) in layers[0][0].iter().zip(&received) {
+                scaled.push(x.iter().map(|x| x * weight.sqrt()).collect::<Vec<f64>>());
+                total += weight;
+            }
+        }
+        let tokens = scaled.len() as f64;
+        let expected: Vec<f64> = moment(&scaled).into_iter().map(|m| m * tokens / total).collect();
+        let scale = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-4 * scale));
+    }
+}
+
+#[test]
+fn drift_is_that_of_two_plain_passes() {
+    let reference = TinyModel::new(Tiny::LLAMA, 1);
+    let mut changed = TinyModel::new(Tiny::LLAMA, 1);
+    for (name, (_, values)) in &mut changed.tensors {
+        if name.starts_with("blk") && name.ends_with("_v.weight") {
+            values.iter_mut().for_each(|value| *value *= 0.5);
+        }
+    }
+    let (original, quantized) = (reference.open(), changed.open());
+    let sequences = [tokens(30, 50, 1), tokens(25, 50, 2)];
+    let mut runner = LayerRunner::new(&original, &sequences).unwrap();
+    let mut drifted = LayerRunner::new(&quantized, &sequences).unwrap();
+    runner.advance(&original.load_layer(0).unwrap(), &mut ()).unwrap();
+    assert!(collect_drift(
+        &runner,
+        &original.load_layer(1).unwrap(),
+        &drifted,
+        &quantized.load_layer(1).unwrap(),
+        &[InputKind::Attention],
+    )
+    .is_err());
+    drifted.advance(&quantized.load_layer(0).unwrap(), &mut ()).unwrap();
+    let kinds = [InputKind::Attention, InputKind::FeedForwardDown];
+    let (weights, replaced) = (original.load_layer(1).unwrap(), quantized.load_layer(1).unwrap());
+    let found = collect_drift(&runner, &weights, &drifted, &replaced, &kinds).unwrap();
+    let rows = |model: &TinyModel, input: usize| -> Vec<Vec<f64>> {
+        sequences.iter().flat_map(|s| model.inputs(s).0[1][input].clone()).collect()
+    };
+    for (drift, (kind, input)) in found.iter().zip([(kinds[0], 0), (kinds[1], 3)]) {
+        assert_eq!(drift.kind, kind);
+        let (x, y) = (rows(&reference, input), rows(&changed, input));
+        let cross = drift.cross.to_dense();
+        let width = x[0].len();
+        for (i, j) in [(0, 0), (3, 7), (width - 1, 2), (5, width - 1)] {
+            let mean = x.iter().zip(&y).map(|(x, y)| x[i] * y[j]).sum::<f64>() / x.len() as f64;
+            assert!((cross[i * width + j] - mean).abs() < 1e-4, "{kind:?} {i} {j}");
+            let mean = y.iter().map(|y| y[i] * y[j]).sum::<f64>() / x.len() as f64;
+            assert!((drift.drifted.get(i, j) - mean).abs() < 1e-4);
+        }
+        assert_eq!(drift.residual.is_some(), kind == InputKind::FeedForwardDown);
+    }
+    // The hidden state before ffn_down is what that layer turns into the head's input, less what it adds.
+    let residual = found[1].residual.as_ref().unwrap();
+    assert_eq!((residual.rows(), residual.columns(), residual.tokens()), (24, 40, 55));
+    let mut states = Vec::new();
+    for (model, runner, weights) in [(&original, &runner, &weights), (&quantized, &drifted, &replaced)] {
+        assert_eq!(model.hyperparameters().width, 24);
+        let mut before = Vec::new();
+        let mut observer = Residuals(&mut before);
+        for round in runner.rounds() {
+            runner.observe_round(&round, weights, &mut observer).unwrap();
+        }
+        states.push(before);
+    }
+    let y = rows(&changed, 3);
+    let dense = residual.to_dense_f32();
+    for (i, j) in [(0, 0), (23, 39), (4, 17)] {
+        let difference = |t: usize| f64::from(states[0][t * 24 + i] - states[1][t * 24 + i]);
+        let mean = (0..55).map(|t| difference(t) * y[t][j]).sum::<f64>() / 55.0;
+        assert!((f64::from(dense[i * 40 + j]) - mean).abs() < 1e-4);
+    }
+    assert!(dense.iter().any(|value| value.abs() > 1e-3), "the models differ");
+}
+
+/// Keeps the hidden state before ffn_down.
+struct Residuals<'a>(&'a mut Vec<f32>);
+
+impl Observer for Residuals<'_> {
+    fn input(&mut self, _: InputKind, _: &[f32], _: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    fn residual(&mut self, kind: InputKind, hidden: &[f32]) -> Result<(), ModelError> {
+        if kind == InputKind::FeedForwardDown {
+            self.0.extend_from_slice(hidden);
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::error::ModelError;
+use super::ops::widen;
 
 /// How cached values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -61,7 +62,7 @@ impl Store {
         match self {
             Self::Half(values) => {
                 if let Some(slot) = values.get(at..end) {
-                    slot.convert_to_f32_slice(out);
+                    widen(slot, out);
                 }
             }
             Self::Single(values) => {
@@ -143,10 +144,13 @@ impl LayerCache {
         Ok(())
     }
 
-    /// Reads the first positions of one head: as many as `keys` and `values` have rows.
-    pub fn load(&self, sequence: usize, head: usize, keys: &mut [f32], values: &mut [f32]) {
-        let row = self.row(sequence, head, 0);
-        self.keys.read(row * self.shape.key_width, keys);
-        self.values.read(row * self.shape.value_width, values);
+    /// Reads the keys of one head from position `first` on: as many as `out` has room for.
+    pub fn load_keys(&self, sequence: usize, head: usize, first: usize, out: &mut [f32]) {
+        self.keys.read(self.row(sequence, head, first) * self.shape.key_width, out);
+    }
+
+    /// Reads the values of one head from position `first` on: as many as `out` has room for.
+    pub fn load_values(&self, sequence: usize, head: usize, first: usize, out: &mut [f32]) {
+        self.values.read(self.row(sequence, head, first) * self.shape.value_width, out);
     }
 }

@@ -263,6 +263,27 @@ impl<'m> LayerRunner<'m> {
         rounds
     }
 
+    /// Passes one of the [`rounds`](Self::rounds) through the layer to show the inputs of its linear layers; the
+    /// hidden state stays. For callers that go through two models side by side.
+    pub fn observe_round(
+        &self,
+        round: &(Vec<Span>, std::ops::Range<usize>),
+        weights: &LayerWeights,
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        let (spans, values) = round;
+        let hidden = self.hidden.get(values.clone()).ok_or_else(|| {
+            ModelError::request(
+                "round",
+                format!("a part of {} values", self.hidden.len()),
+                format!("{values:?}"),
+            )
+        })?;
+        let mut hidden = hidden.to_vec();
+        let call = LayerCall { layer: self.layer, spans, cache: None, observer };
+        self.model.architecture.forward(weights, &mut hidden, call)
+    }
+
     fn pass(
         &mut self,
         weights: &LayerWeights,

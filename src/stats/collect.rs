@@ -116,6 +116,60 @@ pub fn collect_and_advance(
     collector.finish(layer)
 }
 
+/// Weighs the attention input of each token by the attention it receives.
+#[derive(Debug)]
+struct Weighted {
+    covariance: Option<Covariance>,
+    failure: Option<StatsError>,
+}
+
+impl Observer for Weighted {
+    fn input(&mut self, _: InputKind, _: &[f32], _: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    fn wants_attention(&self) -> bool {
+        true
+    }
+
+    fn attention(&mut self, x: &[f32], width: usize, received: &[f32]) -> Result<(), ModelError> {
+        if self.failure.is_none() {
+            let covariance = match self.covariance.take() {
+                Some(covariance) => Ok(covariance),
+                None => Covariance::new(width),
+            };
+            let added = covariance.and_then(|mut covariance| {
+                covariance.add_weighted(x, received)?;
+                Ok(covariance)
+            });
+            match added {
+                Ok(covariance) => self.covariance = Some(covariance),
+                Err(failure) => self.failure = Some(failure),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moment of the input of the queries, keys and values with every token weighted by the attention it receives
+/// (the WaterSIC paper's attention-weighted covariance). `None` for layers without attention. The runner stays.
+pub fn collect_weighted(
+    runner: &mut LayerRunner<'_>,
+    weights: &LayerWeights,
+) -> Result<Option<Covariance>, StatsError> {
+    let mut observer = Weighted { covariance: None, failure: None };
+    runner.observe(weights, &mut observer)?;
+    if let Some(failure) = observer.failure {
+        return Err(failure);
+    }
+    match observer.covariance {
+        Some(covariance) if !covariance.is_finite() => {
+            Err(StatsError::NotFinite { what: format!("layer {}, weighted attention input", runner.layer()) })
+        }
+        covariance => Ok(covariance),
+    }
+}
+
 /// Moment of the output head's input. The runner must have passed all layers.
 pub fn collect_head(runner: &LayerRunner<'_>) -> Result<LayerStatistics, StatsError> {
     const TOKENS_AT_ONCE: usize = 4096;

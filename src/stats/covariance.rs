@@ -20,6 +20,8 @@ const TOKENS_PER_BLOCK: usize = 1024;
 pub struct Covariance {
     width: usize,
     tokens: u64,
+    /// Sum of the weights of the tokens; their number where they have none.
+    weight: f64,
     /// Tile (i, j), j <= i, at index i·(i+1)/2 + j: sums, row-major, row of i and column of j. Tiles on the diagonal
     /// are valid on and below their own diagonal.
     tiles: Vec<Vec<f64>>,
@@ -50,13 +52,14 @@ impl Covariance {
             .flat_map(|i| (0..=i).map(move |j| (i, j)))
             .map(|(i, j)| vec![0.0; side(i) * side(j)])
             .collect();
-        Ok(Self { width, tokens: 0, tiles })
+        Ok(Self { width, tokens: 0, weight: 0.0, tiles })
     }
 
     /// A moment known only on its diagonal (mean squares), of which everything else is taken as 0.
     pub fn from_diagonal(mean_squares: &[f64], tokens: u64) -> Result<Self, StatsError> {
         let mut covariance = Self::new(mean_squares.len())?;
         covariance.tokens = tokens.max(1);
+        covariance.weight = covariance.tokens as f64;
         for (i, &mean) in mean_squares.iter().enumerate() {
             if let Some(sum) = covariance.slot(i, i) {
                 *sum = mean * tokens.max(1) as f64;
@@ -72,6 +75,7 @@ impl Covariance {
             return Err(StatsError::shape(format!("{width} x {width} values"), means.len()));
         }
         covariance.tokens = tokens.max(1);
+        covariance.weight = covariance.tokens as f64;
         let tokens = covariance.tokens as f64;
         for (i, row) in means.chunks_exact(width).enumerate() {
             for (j, &mean) in row.iter().enumerate().take(i + 1) {
@@ -104,6 +108,27 @@ impl Covariance {
             add_tile(x, width, i * TILE, x, width, j * TILE, i == j, sums);
         });
         self.tokens += (x.len() / width) as u64;
+        self.weight += (x.len() / width) as f64;
+        Ok(())
+    }
+
+    /// Adds vectors that count `weights` times each; the moment is then a weighted mean. Weights are not negative.
+    pub fn add_weighted(&mut self, x: &[f32], weights: &[f32]) -> Result<(), StatsError> {
+        let fits = weights.len().checked_mul(self.width) == Some(x.len());
+        if !fits || weights.iter().any(|&weight| weight.is_nan() || weight < 0.0) {
+            return Err(StatsError::shape(
+                format!("a weight of 0 or more for each row of {}", self.width),
+                format!("{} values, {} weights", x.len(), weights.len()),
+            ));
+        }
+        let mut scaled = x.to_vec();
+        scaled.par_chunks_mut(self.width).zip(weights).for_each(|(row, weight)| {
+            let root = weight.sqrt();
+            row.iter_mut().for_each(|value| *value *= root);
+        });
+        let before = self.weight;
+        self.add(&scaled)?;
+        self.weight = before + weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
         Ok(())
     }
 
@@ -116,6 +141,7 @@ impl Covariance {
             sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         }
         self.tokens += other.tokens;
+        self.weight += other.weight;
         Ok(())
     }
 
@@ -138,7 +164,11 @@ impl Covariance {
         }
         let (tile, at) = self.place(i, j);
         let sum = self.tiles.get(tile).and_then(|tile| tile.get(at)).copied().unwrap_or(0.0);
-        sum / self.tokens.max(1) as f64
+        if self.weight > 0.0 {
+            sum / self.weight
+        } else {
+            0.0
+        }
     }
 
     /// Mean squares.
@@ -155,9 +185,17 @@ impl Covariance {
         dense
     }
 
+    /// As [`to_dense`](Self::to_dense), rounded to single precision.
+    pub fn to_dense_f32(&self) -> Vec<f32> {
+        let mut dense = vec![0.0; self.width * self.width];
+        dense.par_chunks_mut(self.width).enumerate().for_each(|(i, row)| {
+            row.iter_mut().enumerate().for_each(|(j, value)| *value = self.get(i, j) as f32);
+        });
+        dense
+    }
+
     /// Whether every entry is a finite number.
     pub fn is_finite(&self) -> bool {
-        // Cauchy-Schwarz bounds every entry by the diagonal, but a sum of NaN and infinity must be found anywhere.
         self.tiles.par_iter().all(|tile| tile.iter().all(|sum| sum.is_finite()))
     }
 }
@@ -223,6 +261,17 @@ impl CrossMoment {
     pub fn to_dense(&self) -> Vec<f64> {
         let tokens = self.tokens.max(1) as f64;
         self.strips.iter().flatten().map(|sum| sum / tokens).collect()
+    }
+
+    /// As [`to_dense`](Self::to_dense), rounded to single precision.
+    pub fn to_dense_f32(&self) -> Vec<f32> {
+        let tokens = self.tokens.max(1) as f64;
+        self.strips.iter().flatten().map(|sum| (sum / tokens) as f32).collect()
+    }
+
+    /// Whether every entry is a finite number.
+    pub fn is_finite(&self) -> bool {
+        self.strips.par_iter().all(|strip| strip.iter().all(|sum| sum.is_finite()))
     }
 }
 
@@ -328,6 +377,24 @@ mod tests {
             assert!((dense[i * columns + j] - exact / tokens as f64).abs() < 1e-5);
         }
         assert!(moment.add(&x, &y[1..]).is_err());
+    }
+
+    #[test]
+    fn weights_count_vectors_several_times() {
+        let x = samples(6, 5);
+        let mut weighted = Covariance::new(5).unwrap();
+        weighted.add_weighted(&x, &[2.0, 0.0, 1.0, 0.0, 0.0, 0.5]).unwrap();
+        let mut repeated = Covariance::new(5).unwrap();
+        for (row, times) in [(0, 4), (2, 2), (5, 1)] {
+            (0..times).for_each(|_| repeated.add(&x[row * 5..row * 5 + 5]).unwrap());
+        }
+        for (a, b) in weighted.to_dense_f32().iter().zip(repeated.to_dense_f32()) {
+            assert!((a - b).abs() < 1e-6);
+        }
+        assert_eq!(weighted.tokens(), 6);
+        assert!(weighted.add_weighted(&x, &[1.0; 5]).is_err());
+        assert!(weighted.add_weighted(&x[..5], &[-1.0]).is_err());
+        assert!(weighted.add_weighted(&x[..5], &[f32::NAN]).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod calibration;
 mod collect;
 mod covariance;
+mod drift;
 mod error;
 mod prompts;
 mod sensitivity;
@@ -18,7 +19,10 @@ mod sensitivity;
 pub use calibration::{
     recommended_tokens, too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration,
 };
-pub use collect::{collect, collect_and_advance, collect_head, input_kinds, Collector, LayerStatistics};
+pub use collect::{
+    collect, collect_and_advance, collect_head, collect_weighted, input_kinds, Collector, LayerStatistics,
+};
 pub use covariance::{Covariance, CrossMoment};
+pub use drift::{collect_drift, Drift};
 pub use error::StatsError;
 pub use sensitivity::{smoothed, Sensitivity, SensitivitySettings, Tape};

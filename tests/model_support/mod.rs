@@ -217,6 +217,36 @@ impl TinyModel {
             .collect()
     }
 
+    /// Attention that each token receives in each layer, averaged over heads.
+    pub fn received(&self, tokens: &[u32]) -> Vec<Vec<f64>> {
+        let Tiny { heads, kv_heads, head_width, .. } = self.tiny;
+        let each = |(layer, [attention, ..]): (usize, [Rows; 4])| {
+            let project = |role| -> Vec<Rows> {
+                attention.iter().enumerate().map(|(p, x)| self.heads(layer, role, x, p)).collect()
+            };
+            let (queries, keys) = (project("attn_q"), project("attn_k"));
+            let mut received = vec![0.0; tokens.len()];
+            for position in 0..tokens.len() {
+                for head in 0..heads {
+                    let scores: Vec<f64> = (0..=position)
+                        .map(|past| {
+                            let key = &keys[past][head / (heads / kv_heads)];
+                            let product: f64 =
+                                queries[position][head].iter().zip(key).map(|(q, k)| q * k).sum();
+                            (product / (head_width as f64).sqrt()).exp()
+                        })
+                        .collect();
+                    let total: f64 = scores.iter().sum();
+                    for (received, score) in received.iter_mut().zip(scores) {
+                        *received += score / total / heads as f64;
+                    }
+                }
+            }
+            received
+        };
+        self.inputs(tokens).0.into_iter().enumerate().map(each).collect()
+    }
+
     /// The inputs of the linear layers of each layer and then the input of the head, of every token.
     pub fn inputs(&self, tokens: &[u32]) -> (Vec<[Rows; 4]>, Rows) {
         let Tiny { width, heads, kv_heads, head_width, .. } = self.tiny;

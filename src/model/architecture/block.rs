@@ -134,10 +134,11 @@ impl Architecture for DenseBlock {
             self.rope.rotate(heads, h.key_width, &positions);
         }
         let mut heads = vec![0.0; tokens * h.heads * h.value_width];
+        let mut received = if observer.wants_attention() { vec![0.0; tokens] } else { Vec::new() };
         match call.cache {
             None => {
                 let source = KeyValues::Batch { keys: &keys, values: &values };
-                attend(&self.attention, call.spans, &queries, source, &mut heads)?;
+                attend(&self.attention, call.spans, &queries, source, &mut heads, &mut received)?;
             }
             Some(cache) => {
                 let sequences =
@@ -148,9 +149,15 @@ impl Architecture for DenseBlock {
                 for ((sequence, &position), (key, value)) in sequences.zip(&positions).zip(rows) {
                     cache.store(sequence, position, key, value)?;
                 }
-                attend(&self.attention, call.spans, &queries, KeyValues::Cache(cache), &mut heads)?;
+                let source = KeyValues::Cache(cache);
+                attend(&self.attention, call.spans, &queries, source, &mut heads, &mut [])?;
+                received.clear();
             }
         }
+        if !received.is_empty() {
+            observer.attention(&normed, h.width, &received)?;
+        }
+        observer.residual(InputKind::AttentionOutput, hidden)?;
         observer.input(InputKind::AttentionOutput, &heads, h.heads * h.value_width)?;
         add_assign(hidden, &weights.linear("attn_output")?.apply(&heads)?);
 
@@ -160,6 +167,7 @@ impl Architecture for DenseBlock {
         let up = weights.linear("ffn_up")?.apply(&normed)?;
         multiply_silu(&mut gate, &up);
         drop(up);
+        observer.residual(InputKind::FeedForwardDown, hidden)?;
         observer.input(InputKind::FeedForwardDown, &gate, h.feed_forward)?;
         add_assign(hidden, &weights.linear("ffn_down")?.apply(&gate)?);
         Ok(())

@@ -23,6 +23,23 @@ const ARCHITECTURES: &[(&str, Build)] =
 pub trait Observer {
     /// `x` holds one row of `width` values for each token of the batch.
     fn input(&mut self, kind: InputKind, x: &[f32], width: usize) -> Result<(), ModelError>;
+
+    /// The hidden state (tokens × model width) to which the output of the linear layers of input `kind` will be
+    /// added; called just before [`input`](Self::input), for layers that write to the hidden state.
+    fn residual(&mut self, _kind: InputKind, _hidden: &[f32]) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Whether [`attention`](Self::attention) is to be called, which costs some time.
+    fn wants_attention(&self) -> bool {
+        false
+    }
+
+    /// How much attention each token receives: probabilities summed over heads and over the tokens that look at it,
+    /// divided by the number of heads. `x` is what [`input`](Self::input) saw as [`InputKind::Attention`].
+    fn attention(&mut self, _x: &[f32], _width: usize, _received: &[f32]) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 /// Sees nothing.
