@@ -22,6 +22,7 @@
 //! Without default features only `payload`, `kernels` and `capi` are built, and they need std alone:
 //! this is the part a runtime vendors.
 
+pub mod kernels;
 pub mod payload;
 
 #[cfg(feature = "convert")]

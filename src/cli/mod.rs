@@ -3,6 +3,8 @@
 //! Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 failure (a file
 //! that cannot be read, a check that failed), 2 wrong usage.
 
+mod convert;
+mod eval;
 mod inspect;
 mod progress;
 mod units;
@@ -34,6 +36,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Convert(convert::Arguments),
+    Eval(eval::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
@@ -54,6 +58,8 @@ pub fn main() -> ExitCode {
     }
     let context = Context { quiet: arguments.quiet };
     let result = match arguments.command {
+        Command::Convert(arguments) => convert::run(&arguments, &context),
+        Command::Eval(arguments) => eval::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),

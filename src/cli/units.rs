@@ -26,3 +26,47 @@ pub(crate) fn dims(dims: &[u64]) -> String {
     let text: Vec<String> = dims.iter().rev().map(u64::to_string).collect();
     text.join(" x ")
 }
+
+/// A size as people write it: `50MB`, `1.2GiB`, `123456`. Decimal and binary units.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        other => {
+            return Err(format!("unknown unit '{other}': expected kB, MB, GB, TB, KiB, MiB, GiB or TiB"))
+        }
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * factor < 1e18 => Ok((number * factor).floor() as u64),
+        _ => Err(format!("'{text}' is no size: expected something like 50MB or 1.2GiB")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("50MB"), Ok(50_000_000));
+        assert_eq!(parse_bytes("1.5 GiB"), Ok(1_610_612_736));
+        assert_eq!(parse_bytes("1000"), Ok(1000));
+        for bad in ["", "MB", "-1MB", "5 parsecs", "1e400", "nan"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(50_000_000), "50.00 MB");
+        assert_eq!(seconds(std::time::Duration::from_secs(125)), "2 min 05 s");
+        assert_eq!(dims(&[576, 1536]), "1536 x 576");
+    }
+}

@@ -7,7 +7,8 @@ use crate::runtime::dequantize_rows;
 use anyhow::{bail, Result};
 use std::path::PathBuf;
 
-/// Turn WSIC tensors back into ordinary ones, in a GGUF file that stock llama.cpp loads.
+/// Turn WSIC tensors (and other quantized ones that were kept) into one ordinary type: a GGUF file that stock
+/// llama.cpp loads.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  wsic unpack model.gguf --type f16 -o model-f16.gguf\n  wsic unpack model.gguf --type q8_0 -o model-q8.gguf"
@@ -18,9 +19,14 @@ pub(crate) struct Arguments {
     /// File to write.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Type of the tensors that were WSIC.
+    /// Type of the tensors that were quantized.
     #[arg(long = "type", value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32", "q8_0"])]
     ty: String,
+}
+
+/// Whether the type is ours or one of ggml's quantized ones.
+fn is_quantized(ty: GgmlType) -> bool {
+    ty == GgmlType::Wsic || ty.block_elements().is_some_and(|elements| elements > 1)
 }
 
 /// Elements converted at a time.
@@ -33,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let mut specs = Vec::new();
     for tensor in model.tensors() {
         let mut spec = TensorSpec::from(tensor);
-        if tensor.ty == GgmlType::Wsic {
+        if is_quantized(tensor.ty) {
             // Rows that a block type cannot hold stay half floats, as llama.cpp does.
             spec.ty = if target.row_bytes(tensor.columns()).is_some() { target } else { GgmlType::F16 };
         }
@@ -48,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         for tensor in file.tensors() {
             bar.set_message(tensor.name.clone());
             let Some(spec) = specs.iter().find(|spec| spec.name == tensor.name) else { continue };
-            if tensor.ty != GgmlType::Wsic {
+            if tensor.ty == spec.ty {
                 writer.write_tensor(&tensor.name, file.tensor_bytes(tensor)?)?;
             } else {
                 writer.begin_tensor(&tensor.name)?;

@@ -29,21 +29,21 @@ impl<'a> BitReader<'a> {
     }
 
     /// Number of zero bits before the next one bit, which is consumed; `None` if only zeros are left.
-    pub(super) fn unary(&mut self) -> Option<u32> {
-        let mut zeros = 0u32;
+    pub(super) fn unary(&mut self) -> Option<u64> {
+        let mut zeros = 0u64;
         loop {
             let window = self.window();
             if window != 0 {
                 let more = window.trailing_zeros();
                 self.at += more as usize + 1;
-                return zeros.checked_add(more);
+                return zeros.checked_add(u64::from(more));
             }
             let step = 8 - self.at % 8;
             if self.at / 8 >= self.bytes.len() {
                 return None;
             }
             self.at += step;
-            zeros = zeros.checked_add(step as u32)?;
+            zeros = zeros.checked_add(step as u64)?;
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
             let bytes = writer.into_bytes();
             let mut reader = BitReader::new(&bytes);
             for &(zeros, value, count) in &items {
-                prop_assert_eq!(reader.unary(), Some(zeros as u32));
+                prop_assert_eq!(reader.unary(), Some(zeros));
                 let mask = ((1u64 << count) - 1) as u32;
                 prop_assert_eq!(reader.take(count), Some(value & mask));
             }

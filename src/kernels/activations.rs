@@ -1,0 +1,156 @@
+//! Activations in the form that integer kernels multiply: scaled, permuted into stream order, eight bits.
+//!
+//! The weight of row r and column c is `row_scale[r] * sum of stream_scale[p] * m[r][p]` over the stream positions p
+//! of column c. So with `x'[p] = stream_scale[p] * x[input column of p]` a row's result is
+//! `row_scale[r] * sum of m[r][p] * x'[p]`: integers times one vector, the same for all rows. Each group g of
+//! [`GROUP_COLUMNS`] consecutive positions is stored as 8-bit integers q and one scale s, x' ≈ s q.
+
+use super::error::{require, KernelError};
+use super::plan::{PreparedMatrix, GROUP_COLUMNS};
+use super::scratch::{bytes_for, Carver};
+use crate::payload::PADDING;
+
+/// Activation vectors prepared for one matrix; lives in a buffer of the caller.
+#[derive(Debug)]
+pub struct Activations<'b> {
+    pub(super) batch: usize,
+    /// Words of four stream positions, for each word all vectors of the batch.
+    pub(super) integers: &'b [i8],
+    /// By group and vector.
+    pub(super) scales: &'b [f32],
+    /// By group and vector: minus the sum of class offset times q, which turns u = m + offset back into m.
+    pub(super) corrections: &'b [i32],
+    /// By vector and stream position: x' itself, for escapes and for the float path.
+    pub(super) floats: &'b [f32],
+}
+
+impl PreparedMatrix<'_> {
+    /// Bytes that [`Self::prepare`] needs for `batch` vectors.
+    pub fn activation_bytes(&self, batch: usize) -> usize {
+        let positions = self.matrix.stream_length() * batch;
+        let groups = self.groups() * batch;
+        bytes_for::<i8>(positions)
+            + bytes_for::<f32>(groups)
+            + bytes_for::<i32>(groups)
+            + bytes_for::<f32>(positions)
+    }
+
+    /// Prepares `batch` vectors, `x[b * columns + c]`, in `buffer` of at least [`Self::activation_bytes`] bytes.
+    ///
+    /// In each group the scale is s = a / 127 with a the largest |x'|, and q = x' * (127 / a) rounded to the nearest
+    /// integer, ties to even, all in f32. A group with a < 2^-100 counts as zero; one that holds a NaN or an infinity
+    /// gets the scale NaN, so that it shows in every result.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if `x` has another length, [`KernelError::Scratch`] if `buffer` is too small.
+    pub fn prepare<'b>(
+        &self,
+        x: &[f32],
+        batch: usize,
+        buffer: &'b mut [u8],
+    ) -> Result<Activations<'b>, KernelError> {
+        require("activations", batch.saturating_mul(self.columns()), x.len())?;
+        let positions = self.matrix.stream_length();
+        let groups = self.groups();
+        let mut carver = Carver::new(buffer, self.activation_bytes(batch))?;
+        let integers = carver.take::<i8>(positions * batch);
+        let scales = carver.take::<f32>(groups * batch);
+        let corrections = carver.take::<i32>(groups * batch);
+        let floats = carver.take::<f32>(positions * batch);
+        for (b, (x, floats)) in
+            x.chunks_exact(self.columns()).zip(floats.chunks_exact_mut(positions.max(1))).enumerate()
+        {
+            let inputs = self.matrix.stream_inputs().iter().zip(self.matrix.stream_scales());
+            for (float, (&input, &scale)) in floats.iter_mut().zip(inputs) {
+                *float = if input == PADDING { 0.0 } else { scale * x[input as usize] };
+            }
+            let mut sums = [0i32; GROUP_COLUMNS / 4];
+            for (group, floats) in floats.chunks(GROUP_COLUMNS).enumerate() {
+                let (scale, inverse) = group_scale(floats);
+                scales[group * batch + b] = scale;
+                let first_word = group * (GROUP_COLUMNS / 4);
+                for (word, (four, sum)) in floats.chunks_exact(4).zip(&mut sums).enumerate() {
+                    let at = 4 * ((first_word + word) * batch + b);
+                    let q = [four[0], four[1], four[2], four[3]].map(|value| round(value * inverse));
+                    integers[at..at + 4].copy_from_slice(&q);
+                    *sum = q.iter().map(|&q| i32::from(q)).sum();
+                }
+                corrections[group * batch + b] = -self.offset_sum(group, &sums);
+            }
+        }
+        Ok(Activations { batch, integers, scales, corrections, floats })
+    }
+
+    /// Sum of class offset times q over a group; `sums` holds the sums of q over its words of four positions.
+    fn offset_sum(&self, group: usize, sums: &[i32; GROUP_COLUMNS / 4]) -> i32 {
+        let words_per_chunk = self.geometry().columns_per_chunk() / 4;
+        let group_start = group * self.chunks_per_group();
+        let group_end = group_start + self.chunks_per_group();
+        let mut total = 0;
+        for class in &self.classes {
+            let start = class.first_chunk.max(group_start);
+            let end = (class.first_chunk + class.chunks).min(group_end);
+            if start < end {
+                let words = (start - group_start) * words_per_chunk..(end - group_start) * words_per_chunk;
+                total += class.offset * sums[words].iter().sum::<i32>();
+            }
+        }
+        total
+    }
+}
+
+impl Activations<'_> {
+    /// Number of vectors.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Requires that these were prepared for a matrix of the same stream.
+    pub(super) fn fits(&self, plan: &PreparedMatrix<'_>) -> Result<(), KernelError> {
+        require("prepared activations", plan.matrix.stream_length() * self.batch, self.integers.len())
+    }
+}
+
+/// Scale of a group and its inverse.
+fn group_scale(values: &[f32]) -> (f32, f32) {
+    // Bit patterns of absolute values order like the values, and NaN above all.
+    let largest = values.iter().map(|value| value.to_bits() & 0x7FFF_FFFF).max().unwrap_or(0);
+    let largest = f32::from_bits(largest);
+    if !largest.is_finite() {
+        (f32::NAN, 0.0)
+    } else if largest < SMALLEST {
+        (0.0, 0.0)
+    } else {
+        (largest / 127.0, 127.0 / largest)
+    }
+}
+
+/// 2^-100.
+const SMALLEST: f32 = f32::from_bits((127 - 100) << 23);
+
+/// Nearest integer of a value within ±128, ties to even; NaN becomes some integer. Adding 1.5 * 2^23 leaves the
+/// integer in the low bits.
+fn round(value: f32) -> i8 {
+    (value + 12_582_912.0).to_bits() as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for i in -12700..=12700 {
+            let value = i as f32 / 100.0;
+            assert_eq!(i32::from(round(value)), value.round_ties_even() as i32);
+        }
+    }
+
+    #[test]
+    fn scales_of_groups() {
+        assert_eq!(group_scale(&[0.0, -0.0, 1e-40]), (0.0, 0.0));
+        assert_eq!(group_scale(&[1.0, -254.0]).0, 2.0);
+        assert!(group_scale(&[1.0, f32::NAN]).0.is_nan());
+        assert!(group_scale(&[f32::NEG_INFINITY, 2.0]).0.is_nan());
+    }
+}

@@ -1,0 +1,105 @@
+//! The one place where an instruction set is chosen.
+
+use super::isa::Isa;
+use super::plan::ClassPlan;
+use super::stream::TileState;
+use super::{avx512, scalar};
+
+/// Most tiles that any kernel decodes in turn.
+pub(super) const MOST_TILES: usize = 4;
+
+/// Tiles that a kernel decodes in turn.
+pub(super) const fn interleave(isa: Isa) -> usize {
+    match isa {
+        Isa::Scalar => 1,
+        Isa::Avx2 | Isa::Avx2Vnni => 2,
+        Isa::Avx512 => avx512::INTERLEAVE,
+    }
+}
+
+/// A few tile states, without allocation.
+pub(super) struct States<'s> {
+    states: [std::mem::MaybeUninit<TileState<'s>>; MOST_TILES],
+    count: usize,
+}
+
+impl<'s> States<'s> {
+    pub(super) const fn new() -> Self {
+        Self { states: [const { std::mem::MaybeUninit::uninit() }; MOST_TILES], count: 0 }
+    }
+
+    /// # Panics
+    /// If there are [`MOST_TILES`] states already.
+    pub(super) fn push(&mut self, state: TileState<'s>) {
+        self.states[self.count].write(state);
+        self.count += 1;
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [TileState<'s>] {
+        // SAFETY: the first `count` elements are initialised by `push`; they own nothing that needs a drop.
+        unsafe { std::slice::from_raw_parts_mut(self.states.as_mut_ptr().cast(), self.count) }
+    }
+}
+
+/// Integers of `chunks` chunks of each tile times the activations, added to the accumulators.
+///
+/// Accumulators: 16 i32 for each step and tile, tiles `stride` apart; their order is the kernel's own, and only
+/// [`flush`] reads them.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn dot(
+    isa: Isa,
+    class: &ClassPlan,
+    chunks: usize,
+    steps: usize,
+    activations: &[i8],
+    states: &mut [TileState<'_>],
+    accumulators: &mut [i32],
+    stride: usize,
+) {
+    assert!(stride >= 16 * steps && accumulators.len() >= stride * states.len());
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; sizes were checked above.
+        Isa::Avx512 => unsafe {
+            avx512::dot(class, chunks, steps, activations, states, accumulators, stride);
+        },
+        _ => scalar::dot(class, chunks, steps, activations, states, accumulators, stride),
+    }
+}
+
+/// Adds `scale` times the integer of each row to `sums` and restarts the accumulators with `next`.
+pub(super) fn flush(
+    isa: Isa,
+    accumulators: &mut [i32],
+    columns_per_chunk: usize,
+    scale: f32,
+    next: i32,
+    sums: &mut [f32],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
+        // slices hold.
+        Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, next, sums) },
+        _ => scalar::flush(accumulators, scale, next, sums),
+    }
+}
+
+/// Unsigned values of `chunks` chunks of each tile: 64 bytes for each chunk and step.
+pub(super) fn decode(
+    isa: Isa,
+    class: &ClassPlan,
+    chunks: usize,
+    steps: usize,
+    states: &mut [TileState<'_>],
+    values: &mut [u8],
+    stride: usize,
+) {
+    assert!(stride >= 64 * steps * chunks && values.len() >= stride * states.len());
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; sizes were checked above.
+        Isa::Avx512 => unsafe { avx512::decode(class, chunks, steps, states, values, stride) },
+        _ => scalar::decode(class, chunks, steps, states, values, stride),
+    }
+}

@@ -1,0 +1,133 @@
+//! Which instruction set runs: detection, the environment variable `WSIC_ISA`, and a setting for programs.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set that the kernels are written for. All of them give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Isa {
+    /// Portable code without vector instructions of its own.
+    Scalar = 0,
+    /// x86-64 with AVX2, BMI2 and POPCNT.
+    Avx2 = 1,
+    /// AVX2 with the 256-bit dot product instructions of AVX-VNNI or of AVX-512 VNNI and VL.
+    Avx2Vnni = 2,
+    /// AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG (Ice Lake, Zen 4 and later).
+    Avx512 = 3,
+}
+
+/// All instruction sets, slowest first.
+pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512];
+
+impl Isa {
+    /// Name used by `WSIC_ISA`, benchmarks and the C ABI.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2-vnni",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// The instruction set of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// Whether this machine can run it.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => {
+                has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                has_avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vbmi")
+                    && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512bitalg")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The instruction sets of this machine, slowest first.
+    pub fn all_available() -> impl Iterator<Item = Isa> {
+        ALL.into_iter().filter(|isa| isa.available())
+    }
+
+    /// The instruction set that new [`super::PreparedMatrix`]es use: what [`force`] set, else what the environment
+    /// variable `WSIC_ISA` names (if the machine has it), else the fastest available one.
+    pub fn selected() -> Self {
+        let stored = SELECTED.load(Ordering::Relaxed);
+        if let Some(isa) = ALL.get(usize::from(stored)) {
+            return *isa;
+        }
+        let named = std::env::var("WSIC_ISA").ok().and_then(|name| Isa::from_name(&name));
+        let isa = named
+            .filter(|isa| isa.available())
+            .or_else(|| Isa::all_available().last())
+            .unwrap_or(Isa::Scalar);
+        SELECTED.store(isa as u8, Ordering::Relaxed);
+        isa
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt")
+}
+
+const UNDECIDED: u8 = u8::MAX;
+static SELECTED: AtomicU8 = AtomicU8::new(UNDECIDED);
+
+/// Makes new [`super::PreparedMatrix`]es use `isa`; `None` returns to the default. False, and no change, if this
+/// machine does not have it.
+pub fn force(isa: Option<Isa>) -> bool {
+    match isa {
+        Some(isa) if !isa.available() => false,
+        Some(isa) => {
+            SELECTED.store(isa as u8, Ordering::Relaxed);
+            true
+        }
+        None => {
+            SELECTED.store(UNDECIDED, Ordering::Relaxed);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for isa in ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        }
+        assert_eq!(Isa::from_name("sse9"), None);
+        assert!(Isa::Scalar.available());
+        assert!(Isa::all_available().any(|isa| isa == Isa::selected()));
+    }
+}

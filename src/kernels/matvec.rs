@@ -1,0 +1,242 @@
+//! Matrix times vector, straight from the coded form.
+
+use super::activations::Activations;
+use super::dispatch;
+use super::error::{require, KernelError};
+use super::plan::PreparedMatrix;
+use super::scratch::{bytes_for, Carver};
+use super::stream::{corrupt, tail_bytes, TileState};
+use crate::payload::{PayloadError, LANES, MAX_INTEGER};
+use std::ops::Range;
+
+/// Steps rounded up to what the kernels sum at once.
+const fn padded_steps(steps: usize) -> usize {
+    steps.div_ceil(16) * 16
+}
+
+/// i32 accumulators of one tile; the odd cache lines keep tiles apart in the cache.
+const fn accumulator_stride(steps: usize) -> usize {
+    16 * padded_steps(steps) + 16 * 5
+}
+
+/// Largest magnitude that an escape can add whatever integer it is added to.
+const SAFE_ADDEND: i32 = MAX_INTEGER - 255;
+
+impl PreparedMatrix<'_> {
+    /// Scratch bytes that [`Self::matvec`] needs, for any range of tiles.
+    pub fn matvec_scratch(&self) -> usize {
+        let steps = self.geometry().steps();
+        let tiles = dispatch::interleave(self.isa);
+        bytes_for::<i32>(tiles * accumulator_stride(steps))
+            + tiles * (bytes_for::<f32>(self.sums_per_tile()) + bytes_for::<u8>(tail_bytes(steps)))
+    }
+
+    fn sums_per_tile(&self) -> usize {
+        padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
+    }
+
+    /// Product of the rows of `tiles` with one prepared vector: `y` has one element for each of these rows.
+    ///
+    /// The result is the same on every instruction set, bit for bit. With D(g) the exact integer dot product of the
+    /// row's unescaped integers and q over group g, and all operations in f32 with one rounding each:
+    /// `y = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order, then `y = y + addend * x'[p]` for the
+    /// row's escapes in stream order, then `y = row_scale * y` if the matrix has row scales.
+    ///
+    /// # Errors
+    /// [`KernelError`]; of several damaged tiles the first is named.
+    pub fn matvec(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        self.check_tiles(&tiles)?;
+        activations.fits(self)?;
+        require("vectors in the batch", 1, activations.batch)?;
+        require("results", self.rows_of(tiles.clone()).len(), y.len())?;
+        if self.matrix.tile_count() == 0 {
+            y.fill(0.0);
+            return Ok(());
+        }
+        let mut y = y;
+        self.for_each_group(tiles, |group| {
+            let (here, rest) = std::mem::take(&mut y).split_at_mut(self.rows_of(group.clone()).len());
+            y = rest;
+            self.matvec_group(group, activations, here, scratch)
+        })
+    }
+
+    pub(super) fn check_tiles(&self, tiles: &Range<usize>) -> Result<(), KernelError> {
+        if tiles.start > tiles.end || tiles.end > self.tiles() {
+            return Err(KernelError::Shape { what: "tile range", expected: self.tiles(), got: tiles.end });
+        }
+        Ok(())
+    }
+
+    /// Cuts `tiles` into groups of equal numbers of steps that are decoded in turn, as even in size as can be.
+    pub(super) fn for_each_group(
+        &self,
+        tiles: Range<usize>,
+        mut work: impl FnMut(Range<usize>) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let full = self.rows() / self.geometry().rows_per_tile();
+        let full_end = tiles.end.min(full.max(tiles.start));
+        let most = dispatch::interleave(self.isa);
+        let mut start = tiles.start;
+        let mut groups = (full_end - start).div_ceil(most);
+        while groups > 0 {
+            let end = start + (full_end - start).div_ceil(groups);
+            work(start..end)?;
+            start = end;
+            groups -= 1;
+        }
+        if start < tiles.end {
+            work(start..tiles.end)?;
+        }
+        Ok(())
+    }
+
+    fn matvec_group(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let count = tiles.len();
+        let geometry = self.geometry();
+        let (width, rows_per_step) = (geometry.columns_per_chunk(), geometry.rows_per_step());
+        let steps = geometry.steps_in_tile(self.rows(), tiles.start);
+        let stride = accumulator_stride(steps);
+        let per_tile = padded_steps(steps) * rows_per_step;
+        let mut carver = Carver::new(scratch, self.matvec_scratch())?;
+        let accumulators = carver.take::<i32>(count * stride);
+        let sums = carver.take::<f32>(count * per_tile);
+        sums.fill(0.0);
+        let mut states = dispatch::States::new();
+        for tile in tiles.clone() {
+            states.push(TileState::new(self, tile, carver.take::<u8>(tail_bytes(steps))));
+        }
+        let states = states.as_mut_slice();
+
+        // The first flush with factor zero only sets the accumulators.
+        let used = 16 * padded_steps(steps);
+        accumulators.fill(0);
+        let flush = |accumulators: &mut [i32], sums: &mut [f32], scale: f32, group: usize| {
+            let next = activations.corrections.get(group).copied().unwrap_or(0);
+            for (accumulators, sums) in accumulators.chunks_mut(stride).zip(sums.chunks_mut(per_tile)) {
+                dispatch::flush(self.isa, &mut accumulators[..used], width, scale, next, sums);
+            }
+        };
+        flush(accumulators, sums, 0.0, 0);
+        let group_chunks = self.chunks_per_group();
+        let last = self.matrix.stream_length() / width;
+        for class in &self.classes {
+            let (mut chunk, end) = (class.first_chunk, class.first_chunk + class.chunks);
+            while chunk < end {
+                let group = chunk / group_chunks;
+                let stop = end.min((group + 1) * group_chunks);
+                let x = &activations.integers[chunk * width..stop * width];
+                dispatch::dot(self.isa, class, stop - chunk, steps, x, states, accumulators, stride);
+                if stop % group_chunks == 0 || stop == last {
+                    flush(accumulators, sums, activations.scales[group], group + 1);
+                }
+                chunk = stop;
+            }
+        }
+
+        let mut y = y;
+        for ((tile, state), sums) in tiles.zip(states).zip(sums.chunks(per_tile)) {
+            if !state.complete() {
+                return Err(corrupt(&self.matrix.tile(tile)).into());
+            }
+            let rows = geometry.rows_in_tile(self.rows(), tile);
+            let (here, rest) = y.split_at_mut(rows);
+            y = rest;
+            here.copy_from_slice(&sums[..rows]);
+            self.add_escapes(tile, activations.floats, |row, product| here[row] += product)?;
+            if let Some(scales) = self.matrix.row_scales() {
+                let first = tile * geometry.rows_per_tile();
+                for (value, scale) in here.iter_mut().zip(&scales[first..]) {
+                    *value *= scale;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `add` with (row of the tile, addend times x') for each escape of `tile`.
+    fn add_escapes(
+        &self,
+        tile: usize,
+        floats: &[f32],
+        mut add: impl FnMut(usize, f32),
+    ) -> Result<(), PayloadError> {
+        for escape in self.matrix.escapes(tile) {
+            let escape = escape?;
+            if escape.addend.abs() > SAFE_ADDEND {
+                self.check_integers(tile)?;
+            }
+            add(escape.row, escape.addend as f32 * floats[escape.position]);
+        }
+        Ok(())
+    }
+
+    /// Refuses a tile whose integers leave the legal range, as the scalar definition does.
+    #[cold]
+    fn check_integers(&self, tile: usize) -> Result<(), PayloadError> {
+        let rows = self.geometry().rows_in_tile(self.rows(), tile);
+        let mut integers = vec![0; rows * self.matrix.stream_length()];
+        self.matrix.decode_tile(tile, &mut integers)
+    }
+
+    /// Multiplies all rows with one vector, on `threads` threads; convenience for programs without threads of their
+    /// own. Allocates its working memory.
+    ///
+    /// # Errors
+    /// As [`Self::matvec`].
+    pub fn matvec_threads(&self, x: &[f32], y: &mut [f32], threads: usize) -> Result<(), KernelError> {
+        require("results", self.rows(), y.len())?;
+        let mut buffer = vec![0; self.activation_bytes(1)];
+        let activations = self.prepare(x, 1, &mut buffer)?;
+        self.on_threads(threads, y, |tiles, y| {
+            self.matvec(tiles, &activations, y, &mut vec![0; self.matvec_scratch()])
+        })
+    }
+
+    /// Cuts tiles and `y` into one contiguous share for each thread. The first error in tile order is returned.
+    fn on_threads(
+        &self,
+        threads: usize,
+        y: &mut [f32],
+        work: impl Fn(Range<usize>, &mut [f32]) -> Result<(), KernelError> + Sync,
+    ) -> Result<(), KernelError> {
+        let threads = threads.clamp(1, self.tiles());
+        let share = |thread: usize| self.tiles() * thread / threads..self.tiles() * (thread + 1) / threads;
+        if threads == 1 {
+            return work(share(0), y);
+        }
+        std::thread::scope(|scope| {
+            let work = &work;
+            let mut rest = y;
+            let mut handles = Vec::with_capacity(threads);
+            for thread in 0..threads {
+                let (here, after) = std::mem::take(&mut rest).split_at_mut(self.rows_of(share(thread)).len());
+                rest = after;
+                handles.push(scope.spawn(move || work(share(thread), here)));
+            }
+            let mut verdict = Ok(());
+            for handle in handles {
+                match handle.join() {
+                    Ok(result) => verdict = verdict.and(result),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            verdict
+        })
+    }
+}
+
+// The steps of one vector register of rows must not straddle tiles.
+const _: () = assert!(LANES == 64);

@@ -1,0 +1,25 @@
+//! Multiplying straight from the coded form: decode, matvec, matmul and row lookup for each instruction set.
+//!
+//! In: a validated [`crate::payload::Matrix`] and activations. Out: products, integers or weights of a range of row
+//! tiles. Callers own threads and memory: every call works on a range of tiles, takes its scratch from the caller and
+//! allocates nothing. Depends on `payload` and std alone. `docs/KERNELS.md` explains how it works and what it costs.
+//!
+//! One file per instruction set; [`dispatch`] is the only place that chooses. The integer arithmetic is exact and the
+//! order of the float operations is part of each function's contract, so all instruction sets give the same bits.
+
+mod activations;
+mod avx512;
+mod dispatch;
+mod error;
+mod isa;
+mod matvec;
+mod plan;
+mod scalar;
+mod scratch;
+mod stream;
+
+pub use activations::Activations;
+pub use error::KernelError;
+pub use isa::{force, Isa};
+pub use plan::{PreparedMatrix, GROUP_COLUMNS};
+pub use scratch::Scratch;

@@ -1,0 +1,115 @@
+//! A matrix made ready for the kernels: lookup tables of each class, derived once.
+
+use super::avx512::Avx512Table;
+use super::isa::Isa;
+use super::scalar::ScalarTable;
+use crate::payload::{Class, Geometry, Matrix, Trellis};
+
+/// Stream columns that share one activation scale. With at most 512 the integer dot product of a group stays below
+/// 2^24, exact in f32.
+pub const GROUP_COLUMNS: usize = 256;
+
+/// A class as kernels see it.
+#[derive(Clone, Debug)]
+pub(super) struct ClassPlan {
+    pub(super) first_chunk: usize,
+    pub(super) chunks: usize,
+    pub(super) offset: i32,
+    pub(super) raw_bits: usize,
+    pub(super) tables: Tables,
+}
+
+/// Lookup tables in the form of one instruction set.
+#[derive(Clone, Debug)]
+pub(super) enum Tables {
+    Scalar(Box<ScalarTable>),
+
+    Avx512(Box<Avx512Table>),
+}
+
+/// A matrix of a payload with everything that multiplying from it needs; borrows the payload's bytes.
+///
+/// Cheap to make (about as much work as parsing the header), immutable, and shared freely between threads.
+#[derive(Clone, Debug)]
+pub struct PreparedMatrix<'a> {
+    pub(super) matrix: Matrix<'a>,
+    pub(super) isa: Isa,
+    pub(super) classes: Vec<ClassPlan>,
+}
+
+impl<'a> PreparedMatrix<'a> {
+    /// Prepares `matrix` for the instruction set that [`Isa::selected`] names.
+    pub fn new(matrix: &Matrix<'a>) -> Self {
+        Self::with_isa(matrix, Isa::selected())
+    }
+
+    /// Prepares `matrix` for `isa`, or for [`Isa::Scalar`] if this machine does not have it.
+    pub fn with_isa(matrix: &Matrix<'a>, isa: Isa) -> Self {
+        let isa = if isa.available() { isa } else { Isa::Scalar };
+        let plan = |class: &Class| ClassPlan {
+            first_chunk: class.chunks().start,
+            chunks: class.chunks().len(),
+            offset: class.table().offset(),
+            raw_bits: class.table().raw_bits() as usize,
+            tables: match isa {
+                Isa::Scalar | Isa::Avx2 | Isa::Avx2Vnni => {
+                    Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis())))
+                }
+
+                Isa::Avx512 => Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis()))),
+            },
+        };
+        let classes = matrix.classes().iter().map(plan).collect();
+        Self { matrix: matrix.clone(), isa, classes }
+    }
+
+    /// The matrix.
+    pub fn matrix(&self) -> &Matrix<'a> {
+        &self.matrix
+    }
+
+    /// The instruction set its kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    /// Input features.
+    pub fn columns(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    /// Row tiles: the unit of work. Threads take disjoint ranges of them.
+    pub fn tiles(&self) -> usize {
+        self.geometry().tiles(self.rows())
+    }
+
+    /// Rows of a tile range, clipped to the matrix: where its results go.
+    pub fn rows_of(&self, tiles: std::ops::Range<usize>) -> std::ops::Range<usize> {
+        let height = self.geometry().rows_per_tile();
+        let bound = |tile: usize| tile.saturating_mul(height).min(self.rows());
+        bound(tiles.start)..bound(tiles.end)
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.matrix.geometry()
+    }
+
+    pub(super) fn trellis(&self) -> Trellis {
+        self.matrix.trellis()
+    }
+
+    /// Chunks that share an activation scale.
+    pub(super) fn chunks_per_group(&self) -> usize {
+        GROUP_COLUMNS / self.geometry().columns_per_chunk()
+    }
+
+    /// Activation groups of the stream.
+    pub(super) fn groups(&self) -> usize {
+        self.matrix.stream_length().div_ceil(GROUP_COLUMNS)
+    }
+}
