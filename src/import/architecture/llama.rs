@@ -102,18 +102,20 @@ fn llama3_factors(rope: &Rope, base: f64, head_width: u64) -> Result<Vec<f32>, I
     if high <= low {
         return Err(rope.wrong("high_freq_factor", format!("more than the low_freq_factor of {low}")));
     }
+    // In single precision and in this order, as training code and stock converters compute them.
+    let (base, factor, low, high, context) =
+        (base as f32, factor as f32, low as f32, high as f32, context as f32);
     let pair = |index: u64| {
-        let frequency = base.powf(-(2.0 * index as f64) / head_width as f64);
-        let wavelength = std::f64::consts::TAU / frequency;
-        let value = if wavelength < context / high {
+        let frequency = 1.0 / base.powf((2 * index) as f32 / head_width as f32);
+        let wavelength = std::f32::consts::TAU / frequency;
+        if wavelength < context / high {
             1.0
         } else if wavelength > context / low {
             factor
         } else {
             let smooth = (context / wavelength - low) / (high - low);
             1.0 / ((1.0 - smooth) / factor + smooth)
-        };
-        value as f32
+        }
     };
     Ok((0..head_width / 2).map(pair).collect())
 }
