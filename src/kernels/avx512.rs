@@ -41,6 +41,8 @@ pub(super) struct Avx512Table {
     frequency: Bytes64,
     rank_base: Bytes64,
     value: Bytes64,
+    /// The number 1, which the compiler must not know to be one: it would spend an instruction more on adding it.
+    one: Bytes64,
     /// Next trellis state in the form the kernel keeps: see [`transition_table`].
     transitions: Bytes64,
     lookup: Lookup,
@@ -57,6 +59,7 @@ impl Avx512Table {
             frequency: Bytes64::ZERO,
             rank_base: Bytes64::ZERO,
             value: Bytes64::ZERO,
+            one: Bytes64([1; 64]),
             transitions: transition_table(trellis),
             lookup: Lookup::One,
             wide: false,
@@ -278,7 +281,7 @@ mod x86 {
         let frequency = load(&table.frequency);
         let rank_base = load(&table.rank_base);
         let value = load(&table.value);
-        let one = _mm512_set1_epi8(1);
+        let one = load(&table.one);
         let two = _mm512_set1_epi8(2);
         let group_bits = _mm512_set1_epi8(31);
         let low_bytes = _mm512_set1_epi16(255);

@@ -173,12 +173,13 @@ impl PreparedMatrix<'_> {
         floats: &[f32],
         mut add: impl FnMut(usize, f32),
     ) -> Result<(), PayloadError> {
-        for escape in self.matrix.escapes(tile) {
-            let escape = escape?;
-            if escape.addend.abs() > SAFE_ADDEND {
-                self.check_integers(tile)?;
-            }
+        let mut doubtful = false;
+        self.visit_escapes(tile, |escape| {
+            doubtful |= escape.addend.abs() > SAFE_ADDEND;
             add(escape.row, escape.addend as f32 * floats[escape.position]);
+        })?;
+        if doubtful {
+            self.check_integers(tile)?;
         }
         Ok(())
     }

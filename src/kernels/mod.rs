@@ -11,6 +11,7 @@ mod activations;
 mod avx512;
 mod dispatch;
 mod error;
+mod escapes;
 mod isa;
 mod matvec;
 mod plan;

@@ -3,7 +3,7 @@
 use super::avx512::Avx512Table;
 use super::isa::Isa;
 use super::scalar::ScalarTable;
-use crate::payload::{Class, Geometry, Matrix, Trellis};
+use crate::payload::{Class, Geometry, Matrix, Trellis, PADDING};
 
 /// Stream columns that share one activation scale. With at most 512 the integer dot product of a group stays below
 /// 2^24, exact in f32.
@@ -35,6 +35,8 @@ pub struct PreparedMatrix<'a> {
     pub(super) matrix: Matrix<'a>,
     pub(super) isa: Isa,
     pub(super) classes: Vec<ClassPlan>,
+    /// Stream positions at the start that carry no column.
+    pub(super) padding: usize,
 }
 
 impl<'a> PreparedMatrix<'a> {
@@ -60,7 +62,8 @@ impl<'a> PreparedMatrix<'a> {
             },
         };
         let classes = matrix.classes().iter().map(plan).collect();
-        Self { matrix: matrix.clone(), isa, classes }
+        let padding = matrix.stream_inputs().iter().take_while(|&&input| input == PADDING).count();
+        Self { matrix: matrix.clone(), isa, classes, padding }
     }
 
     /// The matrix.
