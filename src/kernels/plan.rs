@@ -2,8 +2,9 @@
 
 use super::avx512::Avx512Table;
 use super::isa::Isa;
+use super::rows::InputOrder;
 use super::scalar::ScalarTable;
-use crate::payload::{Class, Geometry, Matrix, Trellis, PADDING};
+use crate::payload::{Class, Geometry, Matrix, PADDING};
 
 /// Stream columns that share one activation scale. With at most 512 the integer dot product of a group stays below
 /// 2^24, exact in f32.
@@ -37,6 +38,7 @@ pub struct PreparedMatrix<'a> {
     pub(super) classes: Vec<ClassPlan>,
     /// Stream positions at the start that carry no column.
     pub(super) padding: usize,
+    pub(super) input_order: InputOrder,
 }
 
 impl<'a> PreparedMatrix<'a> {
@@ -63,7 +65,8 @@ impl<'a> PreparedMatrix<'a> {
         };
         let classes = matrix.classes().iter().map(plan).collect();
         let padding = matrix.stream_inputs().iter().take_while(|&&input| input == PADDING).count();
-        Self { matrix: matrix.clone(), isa, classes, padding }
+        let input_order = InputOrder::new(matrix.columns(), matrix.stream_inputs(), matrix.stream_scales());
+        Self { matrix: matrix.clone(), isa, classes, padding, input_order }
     }
 
     /// The matrix.
@@ -100,10 +103,6 @@ impl<'a> PreparedMatrix<'a> {
 
     pub(super) fn geometry(&self) -> Geometry {
         self.matrix.geometry()
-    }
-
-    pub(super) fn trellis(&self) -> Trellis {
-        self.matrix.trellis()
     }
 
     /// Chunks that share an activation scale.
