@@ -11,9 +11,11 @@
 //! | `kernels` | decode, matvec, matmul, get_rows for each instruction set; run-time dispatch | `payload` |
 //! | `capi` | the C ABI over `kernels` | `kernels` |
 //! | `gguf` | the container: read, write; ggml types and their dequantization | - |
+//! | `import` | Hugging Face folders as metadata and tensors with ggml's names; importance matrices | `gguf` |
 //! | `model` | tokenizer and forward pass of the supported architectures | `gguf` |
 //! | `stats` | second moments of every linear layer's input; calibration text | `model` |
 //! | `quantize` | WaterSIC and its trellis successor; rate search | `payload` (its integers and geometry) |
+//! | `convert` | the whole conversion: plan, layers, spool, output file | `quantize`, `stats` |
 //! | `runtime` | a model that runs from our type | `kernels`, `model` |
 //! | `cli` | one file per command; the only place that prints | all |
 //!
@@ -24,11 +26,17 @@ pub mod kernels;
 pub mod payload;
 
 #[cfg(feature = "convert")]
+pub mod convert;
+#[cfg(feature = "convert")]
 pub mod gguf;
+#[cfg(feature = "convert")]
+pub mod import;
 #[cfg(feature = "convert")]
 pub mod model;
 #[cfg(feature = "convert")]
 pub mod quantize;
+#[cfg(feature = "convert")]
+pub mod runtime;
 #[cfg(feature = "convert")]
 pub mod stats;
 

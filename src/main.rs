@@ -1,2 +1,5 @@
 //! The command `wsic`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    wsic::cli::main()
+}

@@ -29,21 +29,21 @@ impl<'a> BitReader<'a> {
     }
 
     /// Number of zero bits before the next one bit, which is consumed; `None` if only zeros are left.
-    pub(super) fn unary(&mut self) -> Option<u32> {
-        let mut zeros = 0u32;
+    pub(super) fn unary(&mut self) -> Option<u64> {
+        let mut zeros = 0u64;
         loop {
             let window = self.window();
             if window != 0 {
                 let more = window.trailing_zeros();
                 self.at += more as usize + 1;
-                return zeros.checked_add(more);
+                return zeros.checked_add(u64::from(more));
             }
             let step = 8 - self.at % 8;
             if self.at / 8 >= self.bytes.len() {
                 return None;
             }
             self.at += step;
-            zeros = zeros.checked_add(step as u32)?;
+            zeros = zeros.checked_add(step as u64)?;
         }
     }
 
@@ -73,7 +73,7 @@ pub(super) struct BitWriter {
 impl BitWriter {
     pub(super) fn put(&mut self, value: u64, count: u32) {
         for bit in 0..count {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             if let Some(last) = self.bytes.last_mut() {
@@ -112,7 +112,7 @@ mod tests {
             let bytes = writer.into_bytes();
             let mut reader = BitReader::new(&bytes);
             for &(zeros, value, count) in &items {
-                prop_assert_eq!(reader.unary(), Some(zeros as u32));
+                prop_assert_eq!(reader.unary(), Some(zeros));
                 let mask = ((1u64 << count) - 1) as u32;
                 prop_assert_eq!(reader.take(count), Some(value & mask));
             }

@@ -19,13 +19,15 @@ pub(crate) const STATE_BYTES: usize = 128;
 pub(crate) const FINAL_STATE: u32 = 256;
 /// Most classes of a matrix.
 pub(crate) const MAX_CLASSES: usize = 32;
+/// Most extra stream columns of one input column: with three terms no weight can overflow.
+pub(crate) const MAX_EXTRA_COPIES: usize = 2;
 /// Table identifier that announces a table written out in the side information.
 pub(crate) const INLINE_TABLE: u32 = 255;
 /// Most low bits of the gap between two escapes.
 pub(crate) const MAX_GAP_BITS: u32 = 24;
 /// Largest exponent of an escape's value: addends stay below 2^24.
 pub(crate) const MAX_ESCAPE_EXPONENT: u32 = 21;
-/// Legal tensor scales: between these powers of two no weight overflows or becomes subnormal.
+/// Legal tensor scales: between these powers of two no weight overflows, and no product becomes subnormal.
 pub(crate) const TENSOR_SCALE_EXPONENTS: std::ops::RangeInclusive<i32> = -96..=40;
 
 /// 2^(i/8), rounded to f32.

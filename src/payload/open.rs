@@ -130,7 +130,12 @@ impl<'a> Payload<'a> {
         if rows == 0 || columns == 0 || count == 0 {
             return refuse(BadHeader, 16, "at least one row, column and matrix");
         }
-        if rows > limits.rows || columns > limits.columns || count > limits.matrices {
+        let lines = rows.saturating_add(columns).saturating_mul(count);
+        if rows > limits.rows
+            || columns > limits.columns
+            || count > limits.matrices
+            || lines > limits.rows_and_columns
+        {
             return refuse(LimitExceeded, 16, "rows, columns and matrices within the caller's limits");
         }
         let ends_at = PAYLOAD_FIXED;
@@ -143,7 +148,7 @@ impl<'a> Payload<'a> {
         }
         let body_at = checksum_at + 4;
         let body = &bytes[body_at..];
-        let mut matrices = Vec::with_capacity(count);
+        let mut matrices = Vec::new();
         let mut start = 0usize;
         for index in 0..count {
             let at = ends_at + 8 * index;
@@ -242,7 +247,7 @@ impl<'a> Matrix<'a> {
             return refuse(BadChecksum, checksum_at, "the checksum of the matrix header");
         }
         let header = parse_header(bytes)?;
-        if header.extra_columns > 2 * columns {
+        if header.extra_columns > columns.saturating_mul(MAX_EXTRA_COPIES) {
             return refuse(BadHeader, 16, "at most two extra stream columns for each column");
         }
         let side_length = u32_at(bytes, 20).unwrap_or(0) as usize;
@@ -272,14 +277,14 @@ impl<'a> Matrix<'a> {
 
     fn check_directory(&self) -> Result<(), PayloadError> {
         use ErrorKind::*;
-        if self.directory.len() != self.tile_count() * DIRECTORY_ENTRY {
+        if Some(self.directory.len()) != self.tile_count().checked_mul(DIRECTORY_ENTRY) {
             return refuse(BadDirectory, 0, "one directory entry of 12 bytes for each tile");
         }
         let mut start = 0;
         for tile in 0..self.tile_count() {
             let at = tile * DIRECTORY_ENTRY;
             let (end, escapes) = self.directory_entry(tile);
-            let least = self.raw_plane_bytes(tile) + STATE_BYTES;
+            let least = self.raw_plane_bytes(tile).saturating_add(STATE_BYTES);
             if end > self.tiles.len() || end < start || escapes > end - start || end - start - escapes < least
             {
                 return refuse(
@@ -369,7 +374,9 @@ impl<'a> Matrix<'a> {
     /// Bytes of the raw plane of tile `tile`.
     pub fn raw_plane_bytes(&self, tile: usize) -> usize {
         let steps = self.geometry.steps_in_tile(self.rows, tile);
-        self.classes.iter().map(|class| class.table.raw_bits() as usize * 8 * class.chunks * steps).sum()
+        let of_class =
+            |class: &Class| (class.table.raw_bits() as usize * 8 * class.chunks).saturating_mul(steps);
+        self.classes.iter().map(of_class).fold(0, usize::saturating_add)
     }
 
     /// The bytes of tile `tile`, which must be below [`Self::tile_count`].

@@ -81,7 +81,12 @@ impl<'a> SideDecoder<'a> {
         let Some(start) = bytes.first_chunk::<4>() else {
             return Err(damaged(0, "at least four bytes of side information"));
         };
-        Ok(Self { bytes, position: 4, range: u32::MAX, code: u32::from_be_bytes(*start) })
+        let code = u32::from_be_bytes(*start);
+        // From here on `code < range`, so nothing below can overflow. No encoder writes such a start.
+        if code == u32::MAX {
+            return Err(damaged(0, "a first number below 2^32 - 1"));
+        }
+        Ok(Self { bytes, position: 4, range: u32::MAX, code })
     }
 
     pub(crate) fn position(&self) -> usize {
@@ -321,6 +326,17 @@ mod tests {
         decoder.number(&mut NumberContexts::new()).unwrap();
         decoder.tree(&mut TreeContexts::new(5)).unwrap();
         assert_eq!(decoder.finish().unwrap_err().kind(), ErrorKind::BadSideInformation);
+    }
+
+    #[test]
+    fn a_start_outside_the_range_is_refused() {
+        assert!(SideDecoder::new(&[0xFF; 8]).is_err());
+        // The largest legal start: every bit is 1, and the state stays below the range.
+        let mut decoder = SideDecoder::new(&[0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF]).unwrap();
+        for _ in 0..40 {
+            decoder.direct(1).unwrap_or(0);
+            assert!(decoder.code < decoder.range);
+        }
     }
 
     #[test]

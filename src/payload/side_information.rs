@@ -155,7 +155,7 @@ pub(super) fn read(
         None => None,
         Some(kind) => {
             let mut contexts = ScaleContexts::new(kind, 1);
-            let mut scales = Vec::with_capacity(rows);
+            let mut scales = Vec::new();
             for _ in 0..rows {
                 let code = contexts.read(decoder, 0)?;
                 let Some(scale) = scale_value(kind, code, ROW_SCALE_OCTAVES) else {
@@ -191,20 +191,23 @@ fn read_columns(
             Err(bad(decoder, "classes for extra columns"))
         };
     }
-    entries.reserve_exact(columns + header.extra_columns);
     let mut class_contexts = TreeContexts::new(class_bits(header.classes));
     let mut scale_contexts = ScaleContexts::new(header.column_scale_kind, header.classes);
     let mut gap_contexts = NumberContexts::new();
-    let mut input = 0u32;
+    let (mut input, mut copies) = (0u32, 0);
     for index in 0..columns + header.extra_columns {
         let first = index < columns;
         if first {
             input = index as u32;
         } else {
             let gap = decoder.number(&mut gap_contexts)?;
+            copies = if index > columns && gap == 0 { copies + 1 } else { 1 };
             input = if index == columns { gap } else { input.saturating_add(gap) };
-            if input as usize >= columns {
-                return Err(bad(decoder, "extra columns in rising order inside the matrix"));
+            if input as usize >= columns || copies > MAX_EXTRA_COPIES {
+                return Err(bad(
+                    decoder,
+                    "extra columns in rising order inside the matrix, each at most twice",
+                ));
             }
         }
         let class = decoder.tree(&mut class_contexts)?;
@@ -242,7 +245,7 @@ fn arrange(
         next[index] = position;
         class.first_chunk = if index == 0 { 0 } else { position / width };
         position += count;
-        if position % width != 0 {
+        if !position.is_multiple_of(width) {
             return Err("whole chunks in every class, padding in the first");
         }
         class.chunks = position / width - class.first_chunk;

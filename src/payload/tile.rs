@@ -38,6 +38,8 @@ pub struct Escapes<'m, 'a> {
     bits: BitReader<'a>,
     /// Low bits of a gap that follow its unary part; `None` before the first and after the last escape.
     gap_bits: Option<u32>,
+    /// Whether no escape was read yet: a list holds at least one.
+    first: bool,
     offset: usize,
     next: u64,
     steps: usize,
@@ -46,12 +48,9 @@ pub struct Escapes<'m, 'a> {
 
 impl Escapes<'_, '_> {
     fn read(&mut self, gap_bits: u32) -> Option<Escape> {
-        let quotient = u64::from(self.bits.unary()?);
+        let quotient = self.bits.unary()?;
         let gap = (quotient << gap_bits) + u64::from(self.bits.take(gap_bits)?);
-        let exponent = self.bits.unary()?;
-        if exponent > MAX_ESCAPE_EXPONENT {
-            return None;
-        }
+        let exponent = u32::try_from(self.bits.unary()?).ok().filter(|&e| e <= MAX_ESCAPE_EXPONENT)?;
         let code = (1 << exponent) + self.bits.take(exponent)?;
         let symbol = self.next + gap;
         self.next = symbol + 1;
@@ -73,10 +72,11 @@ impl Iterator for Escapes<'_, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let gap_bits = self.gap_bits?;
-        if self.bits.only_padding() {
+        if !self.first && self.bits.only_padding() {
             self.gap_bits = None;
             return None;
         }
+        self.first = false;
         let at = self.offset + self.bits.byte();
         let escape = if gap_bits <= MAX_GAP_BITS { self.read(gap_bits) } else { None };
         if escape.is_none() {
@@ -99,6 +99,7 @@ impl<'a> Matrix<'a> {
             matrix: self,
             bits: BitReader::new(list),
             gap_bits,
+            first: true,
             offset: offset + stream.len() + 1,
             next: 0,
             steps: self.geometry.steps_in_tile(self.rows, tile),

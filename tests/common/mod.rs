@@ -1,6 +1,11 @@
 //! Matrices for tests, from a seeded generator.
 #![allow(dead_code)]
 
+pub mod forge;
+pub mod mutate;
+pub mod reread;
+pub mod resign;
+
 use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};
 
 /// A small generator (xorshift64*), so that tests need no crate and never change.

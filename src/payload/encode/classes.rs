@@ -62,8 +62,8 @@ pub(super) fn choose(matrix: &QuantizedMatrix, threads: usize) -> (Vec<ChosenCla
     let mut first = 0;
     for (index, (chunks, standard)) in groups.into_iter().enumerate() {
         let mut histogram = Histogram::new();
-        for chunk in first..first + chunks {
-            histogram.merge(&histograms[chunk]);
+        for (chunk, counts) in histograms.iter().enumerate().skip(first).take(chunks) {
+            histogram.merge(counts);
             members(chunk).iter().for_each(|&c| class_of[c] = index as u8);
         }
         classes.push(choose_table(&histogram, standard, chunks));

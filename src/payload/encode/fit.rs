@@ -56,7 +56,7 @@ fn best_shape(histogram: &Histogram, most_runs: usize) -> Shape {
         let (mut here, mut worse) = (f64::INFINITY, 0);
         for reach in 1..=(most_runs as i32 - 1) / 2 {
             let largest = if raw_bits == 0 { MAX_VALUE_WITHOUT_RAW_BITS } else { 255 };
-            let offset = ((2 * reach << raw_bits) + 3) / 4 * 4;
+            let offset = (((2 * reach) << raw_bits) + 3) / 4 * 4;
             let last = ((reach + 1) << raw_bits) - 1;
             if 2 * last + offset > largest || last > REACH {
                 break;

@@ -27,7 +27,7 @@ pub enum EncodeError {
         /// Index in `QuantizedMatrix::stream`.
         stream: usize,
     },
-    /// More than three stream columns per input column on average.
+    /// More than three stream columns for one input column.
     TooManyColumns,
     /// An integer breaks the trellis or exceeds [`MAX_INTEGER`].
     Integer {
@@ -47,7 +47,7 @@ impl fmt::Display for EncodeError {
         match self {
             Self::Shape => write!(f, "the matrices of a payload need one common shape of at least 1 x 1"),
             Self::Column { stream } => write!(f, "stream column {stream} does not fit the matrix"),
-            Self::TooManyColumns => write!(f, "more than two extra stream columns for each column"),
+            Self::TooManyColumns => write!(f, "more than two extra stream columns for one column"),
             Self::Integer { stream, row } => {
                 write!(f, "integer of stream column {stream}, row {row} breaks the trellis or is too large")
             }
@@ -191,15 +191,16 @@ fn column_entries(
 ) -> Result<(Vec<ColumnEntry>, Vec<usize>), EncodeError> {
     let mut order: Vec<usize> = (0..matrix.stream.len()).collect();
     order.sort_by_key(|&stream| matrix.stream[stream].input);
-    let mut seen = None;
+    let (mut seen, mut copies) = (None, 0);
     let (mut first, mut extra) = (Vec::new(), Vec::new());
     for stream in order {
         let input = matrix.stream[stream].input;
-        if seen == Some(input) { &mut extra } else { &mut first }.push(stream);
+        copies = if seen == Some(input) { copies + 1 } else { 0 };
+        if copies > MAX_EXTRA_COPIES {
+            return Err(EncodeError::TooManyColumns);
+        }
+        if copies > 0 { &mut extra } else { &mut first }.push(stream);
         seen = Some(input);
-    }
-    if extra.len() > 2 * matrix.columns {
-        return Err(EncodeError::TooManyColumns);
     }
     first.extend(extra);
     let entries = first

@@ -1,0 +1,147 @@
+//! `wsic eval`: perplexity, and KL divergence from a reference model.
+
+use super::Context;
+use crate::gguf::{self, GgufModel};
+use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
+use crate::model::{Model, Tokenizer};
+use crate::runtime::WeightSource;
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Measure a model on a text: perplexity, and KL divergence from a reference model.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  wsic eval small.gguf --text wiki.test.raw
+  wsic eval small.gguf --reference model.gguf --text wiki.test.raw --chunks 32 --json
+
+The protocol is llama-perplexity's: windows of --ctx tokens, the last half of each is scored. Use a text that was not
+used for calibration.")]
+pub(crate) struct Arguments {
+    /// GGUF file, with or without WSIC tensors.
+    model: PathBuf,
+    /// Text to measure on.
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Model to compare with, usually the one that was converted.
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    ctx: usize,
+    /// Windows, at most [default: all of the text].
+    #[arg(long, value_name = "N")]
+    chunks: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    text: String,
+    ctx: usize,
+    chunks: usize,
+    tokens: usize,
+    ppl: f64,
+    ppl_se: f64,
+    #[serde(flatten)]
+    against: Option<Against>,
+}
+
+#[derive(Serialize)]
+struct Against {
+    reference: String,
+    ref_ppl: f64,
+    kld: f64,
+    kld_se: f64,
+    kld_median: f64,
+    kld_p99: f64,
+    kld_max: f64,
+    top1: f64,
+    top1_se: f64,
+}
+
+/// Opens a model for evaluation, with the tensors of our type.
+pub(super) fn open(path: &Path) -> Result<(Model, u64, u64)> {
+    let container = GgufModel::open(path, &gguf::Limits::default())?;
+    let (bytes, weights) = (container.file_len(), container.tensors().map(|tensor| tensor.elements()).sum());
+    let model =
+        Model::open(Arc::new(WeightSource::new(container))).with_context(|| path.display().to_string())?;
+    Ok((model, bytes, weights))
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let (model, bytes, weights) = open(&arguments.model)?;
+    let text = std::fs::read_to_string(&arguments.text)
+        .with_context(|| format!("{}: cannot read the text", arguments.text.display()))?;
+    let tokenizer = Tokenizer::from_metadata(model.source().metadata())?;
+    let tokens = tokenizer.encode(&text, false)?;
+    let vocabulary = tokenizer.vocabulary();
+    let start = vocabulary.bos.filter(|_| vocabulary.add_bos);
+    let windows = Windows::new(&tokens, arguments.ctx, arguments.chunks.unwrap_or(usize::MAX), start)
+        .with_context(|| arguments.text.display().to_string())?;
+    if !context.quiet {
+        eprintln!("{} windows of {} tokens", windows.sequences.len(), arguments.ctx);
+    }
+    let (own, against): (Perplexity, Option<Divergence>) = match &arguments.reference {
+        None => (perplexity(&model, &windows)?, None),
+        Some(path) => {
+            let (reference, _, _) = open(path)?;
+            let found = divergence(&reference, &model, &windows)?;
+            (found.candidate, Some(found))
+        }
+    };
+    let report = Report {
+        model: arguments.model.display().to_string(),
+        bytes,
+        bits_per_weight: bytes as f64 * 8.0 / weights as f64,
+        text: arguments.text.display().to_string(),
+        ctx: arguments.ctx,
+        chunks: windows.sequences.len(),
+        tokens: own.tokens,
+        ppl: own.perplexity.mean,
+        ppl_se: own.perplexity.standard_error,
+        against: against.zip(arguments.reference.as_ref()).map(|(found, path)| Against {
+            reference: path.display().to_string(),
+            ref_ppl: found.reference.perplexity.mean,
+            kld: found.kl.mean,
+            kld_se: found.kl.standard_error,
+            kld_median: found.kl_median,
+            kld_p99: found.kl_99,
+            kld_max: found.kl_max,
+            top1: found.same_top.mean,
+            top1_se: found.same_top.standard_error,
+        }),
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    let line = |name: &str, value: Estimate| {
+        println!("{name:<18}: {:10.6} ± {:.6}", value.mean, value.standard_error)
+    };
+    println!("====== Perplexity statistics ({} scored tokens) ======", own.tokens);
+    line("Mean PPL(Q)", own.perplexity);
+    if let Some(found) = against {
+        line("Mean PPL(base)", found.reference.perplexity);
+        println!("\n====== KL divergence statistics (nats per token) ======");
+        line("Mean    KLD", found.kl);
+        println!("{:<18}: {:10.6}", "Maximum KLD", found.kl_max);
+        println!("{:<18}: {:10.6}", "99.0%   KLD", found.kl_99);
+        println!("{:<18}: {:10.6}", "Median  KLD", found.kl_median);
+        println!("\n====== Token probability statistics ======");
+        println!(
+            "{:<18}: {:7.3} ± {:.3} %",
+            "Same top p",
+            found.same_top.mean * 100.0,
+            found.same_top.standard_error * 100.0
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Why a conversion fails.
+
+use crate::gguf::GgufError;
+use crate::model::ModelError;
+use crate::payload::encode::EncodeError;
+use crate::quantize::QuantizeError;
+use std::path::PathBuf;
+
+/// Failure of a conversion; nothing was written under the output's name.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The container.
+    #[error(transparent)]
+    Container(#[from] GgufError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Calibration and statistics.
+    #[error(transparent)]
+    Calibration(#[from] crate::stats::StatsError),
+    /// A file of statistics.
+    #[error("{}: {problem}", path.display())]
+    Statistics {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The quantizer.
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+    /// The encoder.
+    #[error("tensor '{tensor}': {source}")]
+    Encode {
+        /// Tensor.
+        tensor: String,
+        /// What is wrong.
+        source: EncodeError,
+    },
+    /// A file of the conversion.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    File {
+        /// File.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// An override.
+    #[error("--tensor: '{tensor}': {problem}")]
+    Override {
+        /// Tensor or pattern.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A target that cannot be reached.
+    #[error("{0}")]
+    Target(String),
+    /// Work of an earlier run that does not fit.
+    #[error("{}: {problem}", path.display())]
+    Resume {
+        /// Folder of the interrupted conversion.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}

@@ -1,0 +1,25 @@
+//! The whole conversion: from a model to a file with tensors of our type.
+//!
+//! In: [`options::Options`]. Out: the output file and an [`Outcome`]. The order of work: plan every tensor, collect
+//! statistics (one layer at a time, into a file), find the common water level by quantizing and storing, write the
+//! output. Finished parts wait in a folder beside the output, so an interrupted conversion can go on. Prints nothing.
+
+mod allocate;
+mod collect;
+mod error;
+mod geometry;
+mod keys;
+pub mod options;
+mod plan;
+mod progress;
+mod quantize_tensor;
+mod run;
+mod spool;
+mod statistics;
+
+pub use error::ConvertError;
+pub use geometry::geometry;
+pub use keys::*;
+pub use progress::{Progress, Silent};
+pub use run::{convert, Outcome};
+pub use statistics::{StatisticsFile, TensorStatistics};

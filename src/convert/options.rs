@@ -1,0 +1,132 @@
+//! What the caller of a conversion can choose.
+
+use crate::gguf::GgmlType;
+use crate::quantize::Method;
+use regex::Regex;
+use std::path::PathBuf;
+
+/// What is done to one tensor, by override.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TensorChoice {
+    /// Quantize to this many stored bits per weight.
+    Bits(f64),
+    /// Leave as it is.
+    Keep,
+    /// Store as this ordinary type.
+    Type(GgmlType),
+}
+
+impl std::str::FromStr for TensorChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("keep") {
+            return Ok(Self::Keep);
+        }
+        if let Ok(bits) = text.parse::<f64>() {
+            return if (0.1..=12.0).contains(&bits) {
+                Ok(Self::Bits(bits))
+            } else {
+                Err(format!("{bits} bits per weight: expected 0.1 to 12"))
+            };
+        }
+        match GgmlType::from_name(text) {
+            Some(ty @ (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0)) => {
+                Ok(Self::Type(ty))
+            }
+            _ => Err(format!("'{text}': expected a number of bits per weight, keep, f32, f16, bf16 or q8_0")),
+        }
+    }
+}
+
+/// An override: tensors whose name matches get the choice. The last matching override wins.
+#[derive(Clone, Debug)]
+pub struct TensorOverride {
+    /// Matched from the start of any dot-separated part of the name: `ffn_down` matches `blk.0.ffn_down.weight`,
+    /// `output` matches `output.weight` but not `blk.0.attn_output.weight`.
+    pub pattern: Regex,
+    /// What is done to matching tensors.
+    pub choice: TensorChoice,
+}
+
+impl std::str::FromStr for TensorOverride {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (pattern, choice) =
+            text.rsplit_once('=').ok_or("expected REGEX=SPEC, for example 'token_embd=keep'")?;
+        let bad = |error| format!("bad regular expression: {error}");
+        // Checked alone first, so that the error shows what the user wrote.
+        Regex::new(pattern).map_err(bad)?;
+        let pattern = Regex::new(&format!(r"(?:^|\.)(?:{pattern})")).map_err(bad)?;
+        Ok(Self { pattern, choice: choice.parse()? })
+    }
+}
+
+/// The size to reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// Stored bits per weight of the blocks' linear layers, all side information counted.
+    LinearBits(f64),
+    /// Bits per weight of the whole file: everything the file holds.
+    FileBits(f64),
+    /// Bytes of the whole file; never exceeded.
+    FileBytes(u64),
+}
+
+/// Where calibration tokens come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Calibration {
+    /// The model continues built-in prompts.
+    Model,
+    /// A text file.
+    Text(PathBuf),
+}
+
+/// A whole conversion.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Model to read.
+    pub input: PathBuf,
+    /// File to write.
+    pub output: PathBuf,
+    /// The size to reach.
+    pub target: Target,
+    /// Stored bits per weight of token embedding and output head; `None` lets the loss decide.
+    pub embedding_bits: Option<f64>,
+    /// Overrides by name, in order.
+    pub overrides: Vec<TensorOverride>,
+    /// Quantization method.
+    pub method: Method,
+    /// Calibration text.
+    pub calibration: Calibration,
+    /// Tokens to calibrate with, at most.
+    pub calibration_tokens: usize,
+    /// Seed of everything random (self-calibration, sampled labels).
+    pub seed: u64,
+    /// Weight rows and tensors by their influence on the loss.
+    pub loss_weights: bool,
+    /// Go on with an interrupted conversion of the same settings.
+    pub resume: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_parse() {
+        let parsed: TensorOverride = "token_embd|output=keep".parse().unwrap();
+        assert!(parsed.pattern.is_match("token_embd.weight"));
+        assert_eq!(parsed.choice, TensorChoice::Keep);
+        assert!(parsed.pattern.is_match("output.weight") && parsed.pattern.is_match("output_norm.weight"));
+        assert!(!parsed.pattern.is_match("blk.3.attn_output.weight"));
+        let down: TensorOverride = "ffn_down=3".parse().unwrap();
+        assert!(down.pattern.is_match("blk.11.ffn_down.weight"));
+        assert_eq!("blk.*down=3.5".parse::<TensorOverride>().unwrap().choice, TensorChoice::Bits(3.5));
+        assert_eq!("a=b=q8_0".parse::<TensorOverride>().unwrap().choice, TensorChoice::Type(GgmlType::Q8_0));
+        for bad in ["token_embd", "x=q4_k", "(=keep", "x=99", "x=-1", "x=nan"] {
+            assert!(bad.parse::<TensorOverride>().is_err(), "{bad}");
+        }
+    }
+}

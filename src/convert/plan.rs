@@ -1,0 +1,140 @@
+//! What happens to each tensor, decided before any work.
+
+use super::error::ConvertError;
+use super::options::{Options, TensorChoice};
+use crate::gguf::{GgmlType, GgufModel, TensorInfo};
+use crate::model::{InputKind, Model};
+
+/// Part that a quantized tensor plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A linear layer of a block.
+    Linear {
+        /// Block.
+        layer: usize,
+        /// What it multiplies.
+        input: InputKind,
+    },
+    /// Token embedding, possibly also the output head.
+    Embedding {
+        /// Whether it is the output head too.
+        tied: bool,
+    },
+    /// Output head.
+    Head,
+}
+
+impl Role {
+    /// Whether `--bpw` counts the tensor.
+    pub fn is_linear(self) -> bool {
+        matches!(self, Role::Linear { .. })
+    }
+}
+
+/// What happens to one tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Copied byte for byte.
+    Copy,
+    /// Stored as another ordinary type.
+    Store(GgmlType),
+    /// Quantized.
+    Quantize {
+        /// Its part in the model.
+        role: Role,
+        /// Stored bits per weight; `None` where the target decides.
+        bits: Option<f64>,
+    },
+}
+
+/// One tensor and what happens to it.
+#[derive(Clone, Debug)]
+pub struct PlannedTensor {
+    /// The tensor.
+    pub info: TensorInfo,
+    /// What happens.
+    pub action: Action,
+}
+
+impl PlannedTensor {
+    /// Columns of each matrix.
+    pub fn columns(&self) -> usize {
+        self.info.columns() as usize
+    }
+
+    /// Rows of each matrix.
+    pub fn rows(&self) -> usize {
+        self.info.dims.get(1).copied().unwrap_or(1) as usize
+    }
+
+    /// Matrices (experts).
+    pub fn matrices(&self) -> usize {
+        (self.info.rows() as usize) / self.rows().max(1)
+    }
+
+    /// Weights.
+    pub fn weights(&self) -> u64 {
+        self.info.elements()
+    }
+}
+
+/// Plans every tensor of the model, in file order.
+///
+/// # Errors
+/// Overrides that match no tensor, or ask for a type the tensor cannot have.
+pub fn plan(
+    model: &GgufModel,
+    network: &Model,
+    options: &Options,
+) -> Result<Vec<PlannedTensor>, ConvertError> {
+    let mut roles = std::collections::HashMap::new();
+    for layer in 0..network.hyperparameters().layers {
+        for slot in network.linears(layer) {
+            roles.insert(slot.tensor, Role::Linear { layer, input: slot.input });
+        }
+    }
+    let tied = network.head_tensor() == crate::model::EMBEDDING;
+    roles.insert(crate::model::EMBEDDING.to_owned(), Role::Embedding { tied });
+    if !tied {
+        roles.insert(network.head_tensor().to_owned(), Role::Head);
+    }
+    let mut used = vec![false; options.overrides.len()];
+    let mut planned = Vec::with_capacity(model.tensor_count());
+    for info in model.tensors() {
+        let role = roles.get(&info.name).copied();
+        let mut choice = None;
+        for (index, rule) in options.overrides.iter().enumerate() {
+            if rule.pattern.is_match(&info.name) {
+                used[index] = true;
+                choice = Some(rule.choice);
+            }
+        }
+        let action = match (choice, role) {
+            (Some(TensorChoice::Keep), _) => Action::Copy,
+            (Some(TensorChoice::Type(ty)), _) => {
+                if ty.row_bytes(info.columns()).is_none() {
+                    return Err(ConvertError::Override {
+                        tensor: info.name.clone(),
+                        problem: format!("rows of {} elements cannot be stored as {ty}", info.columns()),
+                    });
+                }
+                Action::Store(ty)
+            }
+            (Some(TensorChoice::Bits(bits)), Some(role)) => Action::Quantize { role, bits: Some(bits) },
+            // Only tensors that the forward pass multiplies with have statistics; norms stay as they are.
+            (Some(TensorChoice::Bits(_)), None) | (None, None) => Action::Copy,
+            (None, Some(role)) => {
+                let bits = if role.is_linear() { None } else { options.embedding_bits };
+                Action::Quantize { role, bits }
+            }
+        };
+        planned.push(PlannedTensor { info: info.clone(), action });
+    }
+    if let Some(index) = used.iter().position(|used| !used) {
+        return Err(ConvertError::Override {
+            tensor: options.overrides[index].pattern.to_string(),
+            problem: "matches no tensor; `wsic inspect` lists the names".into(),
+        });
+    }
+    Ok(planned)
+}

@@ -1,0 +1,115 @@
+//! One tensor: weights and statistics in, payload out.
+
+use super::error::ConvertError;
+use super::geometry::geometry;
+use super::plan::{PlannedTensor, Role};
+use super::statistics::{StatisticsFile, TensorStatistics};
+use crate::model::TensorSource;
+use crate::payload::encode::{encode, EncodeOptions};
+use crate::quantize::{search, Covariance, Layer, Method, Prepared, RateModel, RateTarget, Settings};
+
+/// A quantized tensor.
+#[derive(Clone, Debug)]
+pub(super) struct QuantizedTensor {
+    pub(super) payload: Vec<u8>,
+}
+
+/// What the tensors of one conversion have in common.
+pub(super) struct Quantizer<'a> {
+    pub(super) source: &'a dyn TensorSource,
+    pub(super) statistics: &'a StatisticsFile,
+    pub(super) method: Method,
+}
+
+impl Quantizer<'_> {
+    fn settings(&self, tensor: &PlannedTensor, role: Role) -> Settings {
+        let by_row = matches!(role, Role::Embedding { .. });
+        Settings::new(self.method, geometry(tensor.rows(), tensor.columns(), by_row))
+    }
+
+    fn weights(&self, tensor: &PlannedTensor, matrix: usize) -> Result<Vec<f32>, ConvertError> {
+        let rows = tensor.rows();
+        let mut weights = vec![0.0; rows * tensor.columns()];
+        self.source.read_rows(&tensor.info.name, matrix * rows..(matrix + 1) * rows, &mut weights)?;
+        Ok(weights)
+    }
+
+    fn layer<'l>(
+        tensor: &'l PlannedTensor,
+        weights: &'l [f32],
+        statistics: &'l TensorStatistics,
+    ) -> Layer<'l> {
+        let covariance = Covariance::Full(&statistics.covariance);
+        Layer {
+            row_weights: statistics.row_weights.as_deref(),
+            ..Layer::new(&tensor.info.name, tensor.rows(), tensor.columns(), weights, covariance)
+        }
+    }
+
+    /// Predicted rate, and the factor between the common step of all tensors and this tensor's own step: row weights
+    /// are relative to their mean inside the quantizer, so the mean moves into the step.
+    pub(super) fn rate_model(
+        &self,
+        tensor: &PlannedTensor,
+        role: Role,
+        bits: f64,
+    ) -> Result<(RateModel, f64), ConvertError> {
+        let weights = self.weights(tensor, 0)?;
+        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
+        let layer = Self::layer(tensor, &weights, &statistics);
+        let model = RateModel::new(&layer, &self.settings(tensor, role), bits)?;
+        let mean = statistics.row_weights.as_ref().map_or(1.0, |weights| {
+            weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() / weights.len() as f64
+        });
+        Ok((model, if mean > 0.0 { mean.sqrt().recip() } else { 1.0 }))
+    }
+
+    fn encode_all(
+        tensor: &PlannedTensor,
+        matrices: &[crate::payload::QuantizedMatrix],
+    ) -> Result<Vec<u8>, ConvertError> {
+        encode(matrices, &EncodeOptions { threads: 1 })
+            .map_err(|source| ConvertError::Encode { tensor: tensor.info.name.clone(), source })
+    }
+
+    /// Quantizes at a given step.
+    pub(super) fn at_step(
+        &self,
+        tensor: &PlannedTensor,
+        role: Role,
+        step: f64,
+    ) -> Result<QuantizedTensor, ConvertError> {
+        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
+        let settings = self.settings(tensor, role);
+        let mut matrices = Vec::with_capacity(tensor.matrices());
+        for matrix in 0..tensor.matrices() {
+            let weights = self.weights(tensor, matrix)?;
+            let layer = Self::layer(tensor, &weights, &statistics);
+            matrices.push(Prepared::new(&layer, &settings, step)?.quantize(step)?);
+        }
+        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &matrices)? })
+    }
+
+    /// Quantizes at a given rate.
+    pub(super) fn at_rate(
+        &self,
+        tensor: &PlannedTensor,
+        role: Role,
+        bits: f64,
+    ) -> Result<QuantizedTensor, ConvertError> {
+        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
+        let settings = self.settings(tensor, role);
+        let mut parts = Vec::with_capacity(tensor.matrices());
+        let per_matrix = (tensor.rows() * tensor.columns()) as f64;
+        for matrix in 0..tensor.matrices() {
+            let weights = self.weights(tensor, matrix)?;
+            let layer = Self::layer(tensor, &weights, &statistics);
+            let found = search(&layer, &settings, &RateTarget::new(bits), |matrix| {
+                let payload = encode(std::slice::from_ref(matrix), &EncodeOptions { threads: 1 })?;
+                Ok((payload.len() as f64 * 8.0 / per_matrix, ()))
+            })?;
+            parts.push(found.matrix);
+        }
+        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &parts)? })
+    }
+}

@@ -1,0 +1,19 @@
+//! Llama and the models that call themselves so in GGUF: Llama 1 to 3, Mistral, TinyLlama, SmolLM, ….
+
+use super::block::DenseBlock;
+use super::Architecture;
+use crate::model::error::ModelError;
+use crate::model::ops::Pairing;
+use crate::model::source::TensorSource;
+
+/// Queries and keys of this architecture are stored for interleaved rotation.
+pub(super) fn build(
+    source: &dyn TensorSource,
+    name: &'static str,
+) -> Result<Box<dyn Architecture>, ModelError> {
+    let experts = source.shape("blk.0.ffn_gate_inp.weight");
+    if let Some(shape) = experts {
+        return Err(ModelError::shape("blk.0.ffn_gate_inp.weight", "a dense model", shape));
+    }
+    Ok(Box::new(DenseBlock::new(source, name, Pairing::Interleaved)?))
+}

@@ -1,0 +1,65 @@
+//! Where a model's metadata and weights come from.
+
+use std::ops::Range;
+
+use super::error::ModelError;
+use crate::gguf::{GgufFile, GgufModel, Metadata};
+
+/// Shape of a tensor as a stack of matrices: `rows` counts the rows of all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorShape {
+    /// Elements of a row (input features of a weight).
+    pub columns: usize,
+    /// Rows of all matrices together (output features of a weight).
+    pub rows: usize,
+}
+
+impl std::fmt::Display for TensorShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows of {}", self.rows, self.columns)
+    }
+}
+
+/// Metadata and tensors of one model, readable as floats a range of rows at a time.
+pub trait TensorSource: Send + Sync {
+    /// The model's key-value metadata.
+    fn metadata(&self) -> &Metadata;
+
+    /// Shape of a tensor; `None` if there is no such tensor.
+    fn shape(&self, tensor: &str) -> Option<TensorShape>;
+
+    /// Writes rows `rows` of `tensor`, row after row; `out` holds `rows.len() * columns` floats.
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError>;
+}
+
+impl TensorSource for GgufFile {
+    fn metadata(&self) -> &Metadata {
+        GgufFile::metadata(self)
+    }
+
+    fn shape(&self, tensor: &str) -> Option<TensorShape> {
+        let info = self.get_tensor(tensor)?;
+        Some(TensorShape { columns: info.columns().try_into().ok()?, rows: info.rows().try_into().ok()? })
+    }
+
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let info = self.tensor(tensor)?;
+        Ok(self.dequantize_rows(info, rows.start as u64..rows.end as u64, out)?)
+    }
+}
+
+impl TensorSource for GgufModel {
+    fn metadata(&self) -> &Metadata {
+        GgufModel::metadata(self)
+    }
+
+    fn shape(&self, tensor: &str) -> Option<TensorShape> {
+        let (file, info) = self.get_tensor(tensor)?;
+        file.shape(&info.name)
+    }
+
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let info = self.tensor(tensor)?;
+        Ok(self.dequantize_rows(info, rows.start as u64..rows.end as u64, out)?)
+    }
+}

@@ -1,0 +1,307 @@
+//! The command from outside: convert a tiny model, verify, inspect, unpack, and every kind of bad input.
+
+mod model_support;
+
+use assert_cmd::Command;
+use model_support::{add_tokenizer, Tiny, TinyModel};
+use predicates::prelude::*;
+use std::path::{Path, PathBuf};
+use wsic::gguf::{GgmlType, GgufFile, Limits};
+
+const TINY: Tiny = Tiny { width: 64, feed_forward: 160, head_width: 16, vocabulary: 96, ..Tiny::LLAMA };
+
+/// A folder with a tiny model and a calibration text.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(tiny: Tiny) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = TinyModel::new(tiny, 5);
+        add_tokenizer(&mut model.metadata, tiny.vocabulary);
+        model.write(&folder.path().join("model.gguf"));
+        let mut random = wsic::model::Random::new(9, 9);
+        let text: String = (0..12_000).map(|_| char::from(b'!' + (random.unit() * 90.0) as u8)).collect();
+        std::fs::write(folder.path().join("text.txt"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn wsic(&self, arguments: &[&str]) -> assert_cmd::assert::Assert {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wsic"));
+        command.current_dir(self.folder.path()).args(arguments).assert()
+    }
+
+    fn convert(&self, output: &str, more: &[&str]) -> assert_cmd::assert::Assert {
+        let fixed = ["convert", "model.gguf", "-o", output, "--calibration", "text.txt"];
+        self.wsic(&[&fixed, more].concat())
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn open(path: &Path) -> GgufFile {
+    GgufFile::open(path, &Limits::default()).unwrap()
+}
+
+/// Mean squared error of the blocks' linear layers over their mean square.
+fn relative_error(original: &Path, other: &Path) -> f64 {
+    let (original, other) = (open(original), open(other));
+    let (mut error, mut energy) = (0.0, 0.0);
+    for tensor in
+        original.tensors().iter().filter(|tensor| tensor.name.starts_with("blk") && tensor.dims.len() == 2)
+    {
+        let a = original.tensor_f32(tensor).unwrap();
+        let b = other.tensor_f32(other.tensor(&tensor.name).unwrap()).unwrap();
+        for (a, b) in a.iter().zip(&b) {
+            error += f64::from(a - b).powi(2);
+            energy += f64::from(*a).powi(2);
+        }
+    }
+    error / energy
+}
+
+#[test]
+fn convert_verify_inspect_unpack() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "6"]).success().stdout(predicate::str::contains("linear layers"));
+    assert_eq!(bench.files(), ["model.gguf", "small.gguf", "text.txt"], "no temporary file is left");
+    bench.wsic(&["verify", "small.gguf"]).success();
+
+    let output = bench.wsic(&["inspect", "small.gguf", "--json"]).success().get_output().stdout.clone();
+    let report: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    assert_eq!(report["totals"]["wsic_tensors"], 15);
+    let linear = report["tensors"].as_array().unwrap().iter().filter(|t| {
+        let name = t["name"].as_str().unwrap();
+        name.starts_with("blk") && t["type"] == "WSIC"
+    });
+    let (mut bits, mut weights) = (0.0, 0.0);
+    for tensor in linear {
+        let count: f64 = tensor["dims"].as_array().unwrap().iter().map(|d| d.as_f64().unwrap()).product();
+        bits += tensor["bytes"].as_f64().unwrap() * 8.0;
+        weights += count;
+    }
+    // Matrices of a few thousand weights move in steps of a byte in thousands: the half percent still holds.
+    assert!((bits / weights / 6.0 - 1.0).abs() < 0.005, "{}", bits / weights);
+    assert!(report["provenance"]["quantize.wsic.calibration"].as_str().unwrap().contains("text.txt"));
+
+    for ty in ["f16", "bf16", "f32", "q8_0"] {
+        let name = format!("plain-{ty}.gguf");
+        bench.wsic(&["unpack", "small.gguf", "--type", ty, "-o", &name]).success();
+        let file = open(&bench.path(&name));
+        assert!(file.tensors().iter().all(|tensor| tensor.ty != GgmlType::Wsic));
+        assert!(!file.metadata().contains("wsic.version"));
+        let error = relative_error(&bench.path("model.gguf"), &bench.path(&name));
+        assert!((1e-5..0.05).contains(&error), "{ty}: {error}");
+        bench.wsic(&["verify", &name]).success();
+    }
+}
+
+#[test]
+fn eval_compares_with_a_reference() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "6"]).success();
+    let measure = |model: &str| -> serde_json::Value {
+        let arguments = [
+            "eval",
+            model,
+            "--reference",
+            "model.gguf",
+            "--text",
+            "text.txt",
+            "--ctx",
+            "64",
+            "--chunks",
+            "6",
+            "--json",
+        ];
+        serde_json::from_slice(&bench.wsic(&arguments).success().get_output().stdout).unwrap()
+    };
+    let (same, small) = (measure("model.gguf"), measure("small.gguf"));
+    let number = |report: &serde_json::Value, key: &str| report[key].as_f64().unwrap();
+    assert!(number(&same, "kld").abs() < 1e-6 && number(&same, "top1") == 1.0, "{same}");
+    assert!(number(&small, "kld") > 1e-5 && number(&small, "kld") < 0.2, "{small}");
+    assert_eq!(small["ref_ppl"], same["ppl"]);
+    // The unpacked file is the same model.
+    bench.wsic(&["unpack", "small.gguf", "--type", "f32", "-o", "plain.gguf"]).success();
+    assert!((number(&measure("plain.gguf"), "kld") - number(&small, "kld")).abs() < 1e-6);
+    bench.wsic(&["eval", "small.gguf", "--text", "text.txt", "--ctx", "64"]).success();
+}
+
+#[test]
+fn metadata_of_the_source_is_kept() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "3"]).success();
+    let (source, small) = (open(&bench.path("model.gguf")), open(&bench.path("small.gguf")));
+    for (key, value) in source.metadata().iter() {
+        if !["general.file_type", "general.quantization_version"].contains(&key) {
+            assert_eq!(small.metadata().get(key), Some(value), "{key}");
+        }
+    }
+    let names: Vec<_> = small.tensors().iter().map(|tensor| (&tensor.name, &tensor.dims)).collect();
+    let expected: Vec<_> = source.tensors().iter().map(|tensor| (&tensor.name, &tensor.dims)).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn the_same_file_for_any_number_of_threads() {
+    let bench = Bench::new(TINY);
+    bench.convert("one.gguf", &["--bpw", "2.5", "--threads", "1"]).success();
+    bench.convert("two.gguf", &["--bpw", "2.5", "--threads", "2"]).success();
+    let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    assert!(read("one.gguf") == read("two.gguf"));
+}
+
+#[test]
+fn a_model_calibrates_itself() {
+    let bench = Bench::new(TINY);
+    let arguments = ["convert", "model.gguf", "--bpw", "3", "--calibration-tokens", "2048"];
+    bench.wsic(&[&arguments[..], &["-o", "a.gguf"]].concat()).success();
+    bench.wsic(&[&arguments[..], &["-o", "b.gguf"]].concat()).success();
+    bench.wsic(&[&arguments[..], &["-o", "c.gguf", "--seed", "1"]].concat()).success();
+    let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    assert!(read("a.gguf") == read("b.gguf"), "the seed decides");
+    assert!(read("a.gguf") != read("c.gguf"), "another seed, another text");
+}
+
+#[test]
+fn sizes_are_met_from_below() {
+    // Large enough for half a percent to be more than a tensor's granularity.
+    let bench = Bench::new(Tiny { width: 128, feed_forward: 384, head_width: 32, vocabulary: 512, ..TINY });
+    let full = std::fs::metadata(bench.path("model.gguf")).unwrap().len();
+    let target = full / 8;
+    bench.convert("small.gguf", &["--size", &target.to_string()]).success();
+    let size = std::fs::metadata(bench.path("small.gguf")).unwrap().len();
+    assert!(size <= target && size as f64 > target as f64 * 0.995, "{size} of {target}");
+    bench
+        .convert("tiny.gguf", &["--size", "1kB"])
+        .failure()
+        .stderr(predicate::str::contains("allow a larger size"));
+    assert!(!bench.path("tiny.gguf").exists());
+}
+
+#[test]
+fn overrides_decide_for_single_tensors() {
+    let bench = Bench::new(TINY);
+    let more = [
+        "--bpw",
+        "3",
+        "--tensor",
+        "token_embd|output=keep",
+        "--tensor",
+        "ffn_down=5",
+        "--tensor",
+        "blk.0.attn_q=q8_0",
+    ];
+    bench.convert("small.gguf", &more).success();
+    let file = open(&bench.path("small.gguf"));
+    let ty = |name: &str| file.tensor(name).unwrap().ty;
+    assert_eq!(ty("token_embd.weight"), GgmlType::F32);
+    assert_eq!(ty("blk.0.attn_q.weight"), GgmlType::Q8_0);
+    assert_eq!(ty("blk.1.attn_q.weight"), GgmlType::Wsic);
+    assert_eq!(ty("blk.0.attn_output.weight"), GgmlType::Wsic);
+    let down = file.tensor("blk.1.ffn_down.weight").unwrap();
+    let bits = down.byte_len as f64 * 8.0 / down.elements() as f64;
+    assert!((bits - 5.0).abs() < 0.1, "{bits}");
+    bench
+        .convert("x.gguf", &["--bpw", "3", "--tensor", "nothing=keep"])
+        .failure()
+        .stderr(predicate::str::contains("matches no tensor"));
+}
+
+#[test]
+fn baselines_convert_too() {
+    let bench = Bench::new(TINY);
+    for method in ["watersic", "gptq", "rtn"] {
+        let name = format!("{method}.gguf");
+        bench.convert(&name, &["--bpw", "3", "--method", method]).success();
+        bench.wsic(&["verify", &name]).success();
+    }
+}
+
+#[test]
+fn an_interrupted_conversion_goes_on() {
+    let bench = Bench::new(TINY);
+    bench.convert("whole.gguf", &["--bpw", "3"]).success();
+    // Interrupt: kill the process at several points, then resume.
+    for delay in [20, 60, 120, 250] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"))
+            .current_dir(bench.folder.path())
+            .args([
+                "convert",
+                "model.gguf",
+                "-o",
+                "part.gguf",
+                "--calibration",
+                "text.txt",
+                "--bpw",
+                "3",
+                "-q",
+            ])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if bench.path("part.gguf.partial").join("fingerprint.txt").exists() {
+            bench.convert("part.gguf", &["--bpw", "3.5", "--resume"]).failure();
+        }
+        bench.convert("part.gguf", &["--bpw", "3", "--resume"]).success();
+        let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+        assert!(read("whole.gguf") == read("part.gguf"), "interrupted after {delay} ms");
+        std::fs::remove_file(bench.path("part.gguf")).unwrap();
+    }
+}
+
+#[test]
+fn bad_input_gives_a_clear_error_and_no_output() {
+    let bench = Bench::new(TINY);
+    let whole = std::fs::read(bench.path("model.gguf")).unwrap();
+    let refuse = |input: &str, expected: &str| {
+        bench
+            .wsic(&["convert", input, "-o", "out.gguf", "--bpw", "3", "--calibration", "text.txt"])
+            .failure()
+            .code(1)
+            .stderr(predicate::str::contains(expected).and(predicate::str::contains(input)));
+        assert!(!bench.path("out.gguf").exists());
+    };
+    refuse("missing.gguf", "missing.gguf");
+    std::fs::write(bench.path("cut.gguf"), &whole[..whole.len() / 2]).unwrap();
+    refuse("cut.gguf", "tensor");
+    std::fs::write(bench.path("text.gguf"), "not a model").unwrap();
+    refuse("text.gguf", "GGUF");
+    std::fs::write(bench.path("big.gguf"), [b"GGUF", &3u32.to_be_bytes()[..], &[0; 16]].concat()).unwrap();
+    refuse("big.gguf", "endian");
+
+    bench.convert("small.gguf", &["--bpw", "3"]).success();
+    refuse("small.gguf", "already of type WSIC");
+    bench.wsic(&["convert", "model.gguf", "-o", "model.gguf", "--bpw", "3"]).failure();
+    assert_eq!(std::fs::read(bench.path("model.gguf")).unwrap(), whole);
+
+    // One damaged byte in a payload: verify names the tensor.
+    let mut damaged = std::fs::read(bench.path("small.gguf")).unwrap();
+    let file = open(&bench.path("small.gguf"));
+    let tensor = file.tensor("blk.1.ffn_up.weight").unwrap();
+    let at = (file.data_start() + tensor.offset + tensor.byte_len - 9) as usize;
+    damaged[at] ^= 4;
+    std::fs::write(bench.path("damaged.gguf"), damaged).unwrap();
+    bench
+        .wsic(&["verify", "damaged.gguf"])
+        .failure()
+        .stdout(predicate::str::contains("blk.1.ffn_up.weight").and(predicate::str::contains("checksum")));
+
+    bench.wsic(&["convert", "model.gguf", "-o", "x.gguf"]).failure().code(2);
+    bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "99"]).failure().code(1);
+    bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--size", "1MB"]).failure().code(2);
+}
