@@ -7,7 +7,7 @@ use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
 use super::stream::TileState;
-use super::{avx512, scalar};
+use super::{avx2, avx512, scalar};
 
 /// Most tiles that any kernel decodes in turn.
 pub(super) const MOST_TILES: usize = 4;
@@ -16,7 +16,7 @@ pub(super) const MOST_TILES: usize = 4;
 pub(super) const fn interleave(isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 1,
-        Isa::Avx2 | Isa::Avx2Vnni => 2,
+        Isa::Avx2 | Isa::Avx2Vnni => avx2::INTERLEAVE,
         Isa::Avx512 => avx512::INTERLEAVE,
     }
 }
@@ -67,6 +67,11 @@ pub(super) fn dot(
         Isa::Avx512 => unsafe {
             avx512::dot(class, chunks, steps, activations, states, accumulators, stride);
         },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe {
+            avx2::dot(class, chunks, steps, activations, states, accumulators, stride);
+        },
         _ => scalar::dot(class, chunks, steps, activations, states, accumulators, stride),
     }
 }
@@ -85,6 +90,11 @@ pub(super) fn flush(
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
         // slices hold.
         Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, next, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe {
+            avx2::flush(accumulators, columns_per_chunk, scale, next, sums);
+        },
         _ => scalar::flush(accumulators, scale, next, sums),
     }
 }
@@ -116,6 +126,9 @@ pub(super) fn decode(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
         Isa::Avx512 => unsafe { avx512::decode(class, chunks, steps, states, target) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::decode(class, chunks, steps, states, target) },
         _ => scalar::decode(class, chunks, steps, states, target),
     }
 }

@@ -44,12 +44,13 @@ impl PreparedMatrix<'_> {
         }
         let place = Place::new(self, tile);
         let mut bits = Bits { bytes, at: 0 };
-        let mut next = 0u64;
+        let (mut next, mut first) = (0u64, true);
         loop {
             let window = bits.window();
-            if window == 0 && bits.at + 8 > 8 * bytes.len() {
+            if window == 0 && bits.at + 8 > 8 * bytes.len() && !first {
                 return Ok(());
             }
+            first = false;
             let Some((gap, code)) = bits.escape(window, gap_bits) else { return Err(self.refusal(tile)) };
             let Some((row, position)) = place.of(next + gap) else { return Err(self.refusal(tile)) };
             next += gap + 1;

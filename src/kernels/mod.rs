@@ -11,6 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod activations;
+mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_product;

@@ -1,5 +1,6 @@
 //! A matrix made ready for the kernels: lookup tables of each class, derived once.
 
+use super::avx2::Avx2Table;
 use super::avx512::Avx512Table;
 use super::isa::Isa;
 use super::rows::InputOrder;
@@ -25,6 +26,7 @@ pub(super) struct ClassPlan {
 pub(super) enum Tables {
     Scalar(Box<ScalarTable>),
 
+    Avx2(Box<Avx2Table>),
     Avx512(Box<Avx512Table>),
 }
 
@@ -56,9 +58,10 @@ impl<'a> PreparedMatrix<'a> {
             offset: class.table().offset(),
             raw_bits: class.table().raw_bits() as usize,
             tables: match isa {
-                Isa::Scalar | Isa::Avx2 | Isa::Avx2Vnni => {
-                    Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis())))
+                Isa::Avx2 | Isa::Avx2Vnni => {
+                    Tables::Avx2(Box::new(Avx2Table::new(class.table(), matrix.trellis())))
                 }
+                Isa::Scalar => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
 
                 Isa::Avx512 => Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis()))),
             },
