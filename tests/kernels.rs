@@ -5,7 +5,7 @@ mod common;
 use common::{matrix, Random, Recipe};
 use wsic::kernels::{Isa, PreparedMatrix, Scratch, GROUP_COLUMNS};
 use wsic::payload::encode::{encode, EncodeOptions};
-use wsic::payload::{Geometry, Limits, Matrix, Payload, Trellis, PADDING};
+use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, PADDING};
 
 /// The matvec of the contract, from the integers of the scalar definition.
 fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
@@ -44,8 +44,12 @@ fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
                 *y += scale * product as f32;
             }
         }
+        let mut escaped = vec![0.0f32; present];
         for escape in &escapes {
-            y[tile * height + escape.row] += escape.addend as f32 * prepared[escape.position];
+            escaped[escape.row] += escape.addend as f32 * prepared[escape.position];
+        }
+        for (y, escaped) in y[tile * height..].iter_mut().zip(escaped) {
+            *y += escaped;
         }
     }
     if let Some(scales) = matrix.row_scales() {
@@ -58,37 +62,131 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-#[test]
-fn matvec_is_the_contract_on_every_instruction_set() {
+/// Shapes that reach every code path: all K, partial tiles and groups, raw bits, wide tables, escapes.
+const SHAPES: [(usize, usize, usize, usize, f64, f64); 8] = [
+    (700, 300, 64, 128, 2.27, 0.5),
+    (513, 70, 64, 5, 1.2, 0.3),
+    (300, 600, 16, 33, 2.27, 1.5),
+    (1000, 260, 16, 10, 4.0, 2.0),
+    (2000, 120, 4, 17, 9.0, 1.0),
+    (64, 1030, 4, 256, 0.4, 0.5),
+    (90, 200, 64, 16, 30.0, 2.5),
+    (1, 1, 64, 256, 1.0, 0.0),
+];
+
+/// Calls `test` with a payload for each shape and trellis: row scales, dead columns and columns in several parts.
+fn for_each_shape(mut test: impl FnMut(&Matrix<'_>, &Recipe, &mut Random)) {
     let mut random = Random(99);
-    for (rows, columns, k, steps, deviation, spread) in [
-        (700, 300, 64, 128, 2.27, 0.5),
-        (513, 70, 64, 5, 1.2, 0.3),
-        (300, 600, 16, 33, 2.27, 1.5),
-        (1000, 260, 16, 10, 4.0, 2.0),
-        (2000, 120, 4, 17, 9.0, 1.0),
-        (64, 1030, 4, 256, 0.4, 0.5),
-    ] {
+    for (index, (rows, columns, k, steps, deviation, spread)) in SHAPES.into_iter().enumerate() {
         for trellis in [Trellis::EightState, Trellis::Scalar] {
             let geometry = Geometry::new(k, steps).unwrap();
             let recipe = Recipe { rows, columns, geometry, trellis, deviation, spread };
-            let bytes = encode(&[matrix(&recipe, &mut random)], &EncodeOptions { threads: 2 }).unwrap();
-            let payload = Payload::open(&bytes, &Limits::default()).unwrap();
-            let matrix = &payload.matrices()[0];
-            let x: Vec<f32> = (0..columns).map(|_| random.gaussian() as f32).collect();
-            let expected = reference(matrix, &x);
-            for isa in Isa::all_available() {
-                let plan = PreparedMatrix::with_isa(matrix, isa);
-                let mut buffer = vec![0; plan.activation_bytes(1)];
-                let activations = plan.prepare(&x, 1, &mut buffer).unwrap();
-                let mut y = vec![f32::NAN; rows];
-                let mut scratch = Scratch::with_bytes(plan.matvec_scratch());
-                plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
-                assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?}");
-                let mut y = vec![f32::NAN; rows];
-                plan.matvec_threads(&x, &mut y, 3).unwrap();
-                assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?} on threads");
+            let mut source = matrix(&recipe, &mut random);
+            if index % 2 == 0 {
+                let codes = (0..rows).map(|_| 120 + random.below(16) as u16).collect();
+                source.row_scales = Some((ScaleKind::Log8, codes));
+                let mut position = 0;
+                source.stream.retain(|_| {
+                    position += 1;
+                    position % 9 != 4
+                });
+                for copy in 0..source.stream.len() / 6 {
+                    let mut part = source.stream[copy * 3].clone();
+                    part.integers = common::column(&recipe, recipe.deviation, &mut random);
+                    part.scale = 60;
+                    source.stream.push(part);
+                }
             }
+            let bytes = encode(&[source], &EncodeOptions { threads: 2 }).unwrap();
+            let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+            test(&payload.matrices()[0], &recipe, &mut random);
         }
     }
+}
+
+fn vector(length: usize, random: &mut Random) -> Vec<f32> {
+    (0..length).map(|_| random.gaussian() as f32).collect()
+}
+
+#[test]
+fn matvec_is_the_contract_on_every_instruction_set() {
+    for_each_shape(|matrix, recipe, random| {
+        let x = vector(recipe.columns, random);
+        let expected = reference(matrix, &x);
+        for isa in Isa::all_available() {
+            let plan = PreparedMatrix::with_isa(matrix, isa);
+            let mut buffer = vec![0; plan.activation_bytes(1)];
+            let activations = plan.prepare(&x, 1, &mut buffer).unwrap();
+            let mut y = vec![f32::NAN; recipe.rows];
+            let mut scratch = Scratch::with_bytes(plan.matvec_scratch());
+            plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+            assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?}");
+            let mut y = vec![f32::NAN; recipe.rows];
+            plan.matvec_threads(&x, &mut y, 3).unwrap();
+            assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?} on threads");
+        }
+    });
+}
+
+#[test]
+fn matmul_is_matvec_for_every_vector() {
+    for_each_shape(|matrix, recipe, random| {
+        for batch in [2, 7, 8, 19, 260] {
+            let x = vector(recipe.columns * batch, random);
+            let expected: Vec<_> = x.chunks(recipe.columns).map(|x| reference(matrix, x)).collect();
+            let expected = bits(&expected.concat());
+            for isa in Isa::all_available() {
+                if batch == 260 && recipe.rows > 600 {
+                    continue;
+                }
+                let plan = PreparedMatrix::with_isa(matrix, isa);
+                let mut y = vec![f32::NAN; recipe.rows * batch];
+                plan.matmul_threads(&x, batch, &mut y, 2).unwrap();
+                assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
+                let mut buffer = vec![0; plan.activation_bytes(batch)];
+                let activations = plan.prepare(&x, batch, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch));
+                plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+                assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
+            }
+        }
+    });
+}
+
+#[test]
+fn integers_and_weights_are_those_of_the_definition() {
+    for_each_shape(|matrix, recipe, random| {
+        let (rows, columns, width) = (recipe.rows, recipe.columns, matrix.stream_length());
+        let height = matrix.geometry().rows_per_tile();
+        let mut integers = vec![0; rows * width];
+        let mut weights = vec![0.0; rows * columns];
+        for tile in 0..matrix.tile_count() {
+            let range = tile * height..(tile * height + height).min(rows);
+            matrix.decode_tile(tile, &mut integers[range.start * width..range.end * width]).unwrap();
+            let weights = &mut weights[range.start * columns..range.end * columns];
+            matrix.dequantize_tile(tile, &mut Vec::new(), weights).unwrap();
+        }
+        let wanted: Vec<u32> = (0..40).map(|_| random.below(rows) as u32).chain([0, 0]).collect();
+        for isa in Isa::all_available() {
+            let plan = PreparedMatrix::with_isa(matrix, isa);
+            let mut scratch = Scratch::with_bytes(plan.decode_scratch().max(plan.dequantize_scratch()));
+            let mut got = vec![-1; integers.len()];
+            plan.decode_rows(0..plan.tiles(), &mut got, scratch.as_bytes()).unwrap();
+            assert!(got == integers, "{isa} {recipe:?}");
+            let mut got = vec![f32::NAN; weights.len()];
+            plan.dequantize_rows(0..plan.tiles(), &mut got, scratch.as_bytes()).unwrap();
+            assert!(bits(&got) == bits(&weights), "{isa} {recipe:?}");
+            let last = plan.tiles() - 1;
+            let rows_of_last = plan.rows_of(last..last + 1);
+            let got = &mut got[..rows_of_last.len() * columns];
+            plan.dequantize_rows(last..last + 1, got, scratch.as_bytes()).unwrap();
+            assert!(bits(got) == bits(&weights[rows_of_last.start * columns..]), "{isa} {recipe:?}");
+            let mut got = vec![f32::NAN; wanted.len() * columns];
+            plan.get_rows(&wanted, &mut got, scratch.as_bytes()).unwrap();
+            for (row, got) in wanted.iter().zip(got.chunks(columns)) {
+                let row = *row as usize;
+                assert!(bits(got) == bits(&weights[row * columns..(row + 1) * columns]), "{isa} {recipe:?}");
+            }
+        }
+    });
 }

@@ -10,17 +10,20 @@ use super::plan::{PreparedMatrix, GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
 use crate::payload::PADDING;
 
+/// Vectors that the matrix product handles at a time.
+pub(super) const BLOCK: usize = 8;
+
 /// Activation vectors prepared for one matrix; lives in a buffer of the caller.
 #[derive(Debug)]
 pub struct Activations<'b> {
     pub(super) batch: usize,
-    /// Words of four stream positions, for each word all vectors of the batch.
+    /// Blocks of up to [`BLOCK`] vectors; in a block words of four stream positions, for each word all its vectors.
     pub(super) integers: &'b [i8],
     /// By group and vector.
     pub(super) scales: &'b [f32],
     /// By group and vector: minus the sum of class offset times q, which turns u = m + offset back into m.
     pub(super) corrections: &'b [i32],
-    /// By vector and stream position: x' itself, for escapes and for the float path.
+    /// By stream position and vector: x' itself, for escapes and for the float path.
     pub(super) floats: &'b [f32],
 }
 
@@ -57,25 +60,33 @@ impl PreparedMatrix<'_> {
         let scales = carver.take::<f32>(groups * batch);
         let corrections = carver.take::<i32>(groups * batch);
         let floats = carver.take::<f32>(positions * batch);
-        for (b, (x, floats)) in
-            x.chunks_exact(self.columns()).zip(floats.chunks_exact_mut(positions.max(1))).enumerate()
-        {
-            let inputs = self.matrix.stream_inputs().iter().zip(self.matrix.stream_scales());
-            for (float, (&input, &scale)) in floats.iter_mut().zip(inputs) {
-                *float = if input == PADDING { 0.0 } else { scale * x[input as usize] };
-            }
-            let mut sums = [0i32; GROUP_COLUMNS / 4];
-            for (group, floats) in floats.chunks(GROUP_COLUMNS).enumerate() {
-                let (scale, inverse) = group_scale(floats);
+        let mut sums = [0i32; GROUP_COLUMNS / 4];
+        let mut values = [0.0f32; GROUP_COLUMNS];
+        for (b, x) in x.chunks_exact(self.columns()).enumerate() {
+            // Vectors of this block, and where its words of four start.
+            let block_start = b / BLOCK * BLOCK;
+            let vectors = BLOCK.min(batch - block_start);
+            let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
+            let inputs = self.matrix.stream_inputs().chunks(GROUP_COLUMNS);
+            let stream = inputs.zip(self.matrix.stream_scales().chunks(GROUP_COLUMNS));
+            for (group, (inputs, stream_scales)) in stream.enumerate() {
+                let values = &mut values[..inputs.len()];
+                for (value, (&input, &scale)) in values.iter_mut().zip(inputs.iter().zip(stream_scales)) {
+                    *value = if input == PADDING { 0.0 } else { scale * x[input as usize] };
+                }
+                let (scale, inverse) = group_scale(values);
                 scales[group * batch + b] = scale;
-                let first_word = group * (GROUP_COLUMNS / 4);
-                for (word, (four, sum)) in floats.chunks_exact(4).zip(&mut sums).enumerate() {
-                    let at = 4 * ((first_word + word) * batch + b);
-                    let q = [four[0], four[1], four[2], four[3]].map(|value| round(value * inverse));
-                    integers[at..at + 4].copy_from_slice(&q);
+                let first = group * GROUP_COLUMNS;
+                for (word, (four, sum)) in values.as_chunks::<4>().0.iter().zip(&mut sums).enumerate() {
+                    let q = four.map(|value| round(value * inverse));
+                    let at = (first + 4 * word) * vectors + 4 * (b - block_start);
+                    block[at..at + 4].copy_from_slice(&q);
                     *sum = q.iter().map(|&q| i32::from(q)).sum();
                 }
                 corrections[group * batch + b] = -self.offset_sum(group, &sums);
+                for (position, value) in values.iter().enumerate() {
+                    floats[(first + position) * batch + b] = *value;
+                }
             }
         }
         Ok(Activations { batch, integers, scales, corrections, floats })

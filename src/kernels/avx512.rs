@@ -5,6 +5,7 @@
 //! the group's first slot, and one or two comparisons with the run ends inside the group add what is left. Several
 //! tiles are decoded in turn because one tile alone is a long dependency chain.
 
+use super::dispatch;
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
 use crate::payload::table::ClassTable;
@@ -41,6 +42,8 @@ pub(super) struct Avx512Table {
     frequency: Bytes64,
     rank_base: Bytes64,
     value: Bytes64,
+    /// The number 1, which the compiler must not know to be one: it would spend an instruction more on adding it.
+    one: Bytes64,
     /// Next trellis state in the form the kernel keeps: see [`transition_table`].
     transitions: Bytes64,
     lookup: Lookup,
@@ -57,6 +60,7 @@ impl Avx512Table {
             frequency: Bytes64::ZERO,
             rank_base: Bytes64::ZERO,
             value: Bytes64::ZERO,
+            one: Bytes64([1; 64]),
             transitions: transition_table(trellis),
             lookup: Lookup::One,
             wide: false,
@@ -123,12 +127,14 @@ mod x86 {
     /// How far ahead of the decoder the stream is fetched.
     const PREFETCH: usize = 1024;
 
-    /// Where decoded values go: 64 bytes for each step.
+    /// Where accumulators are or decoded values go: 64 bytes for each step.
     #[derive(Clone, Copy)]
     struct Target {
         base: *mut u8,
         /// Bytes from one tile to the next.
-        stride: usize,
+        tile_stride: usize,
+        /// Bytes from one chunk to the next: none for accumulators.
+        chunk_stride: usize,
     }
 
     fn table_of(class: &ClassPlan) -> &Avx512Table {
@@ -153,7 +159,8 @@ mod x86 {
         accumulators: &mut [i32],
         stride: usize,
     ) {
-        let target = Target { base: accumulators.as_mut_ptr().cast(), stride: 4 * stride };
+        let base = accumulators.as_mut_ptr().cast();
+        let target = Target { base, tile_stride: 4 * stride, chunk_stride: 0 };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<true>(class, chunks, steps, activations, states, target) }
     }
@@ -161,16 +168,17 @@ mod x86 {
     /// Unsigned values of `chunks` chunks of each tile: 64 bytes for each chunk and step, chunks in order.
     ///
     /// # Safety
-    /// As [`dot`], with `values` of `states.len()` blocks of `stride` bytes, each at least 64 * steps * chunks long.
+    /// As [`dot`]; the bytes at `tile * tile_stride + chunk * chunk_stride`, 64 * steps of them, are in
+    /// `target.values` for every tile and chunk.
     pub(in super::super) unsafe fn decode(
         class: &ClassPlan,
         chunks: usize,
         steps: usize,
         states: &mut [TileState<'_>],
-        values: &mut [u8],
-        stride: usize,
+        target: dispatch::Target<'_>,
     ) {
-        let target = Target { base: values.as_mut_ptr(), stride };
+        let dispatch::Target { values, tile_stride, chunk_stride } = target;
+        let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<false>(class, chunks, steps, &[], states, target) }
     }
@@ -191,7 +199,7 @@ mod x86 {
                 2 => by_lookup::<2, DOT>(class, chunks, steps, activations, states, target),
                 _ => {
                     for (index, state) in states.iter_mut().enumerate() {
-                        let target = Target { base: target.base.add(index * target.stride), ..target };
+                        let target = Target { base: target.base.add(index * target.tile_stride), ..target };
                         let state = std::slice::from_mut(state);
                         by_lookup::<1, DOT>(class, chunks, steps, activations, state, target);
                     }
@@ -278,7 +286,7 @@ mod x86 {
         let frequency = load(&table.frequency);
         let rank_base = load(&table.rank_base);
         let value = load(&table.value);
-        let one = _mm512_set1_epi8(1);
+        let one = load(&table.one);
         let two = _mm512_set1_epi8(2);
         let group_bits = _mm512_set1_epi8(31);
         let low_bytes = _mm512_set1_epi16(255);
@@ -309,10 +317,7 @@ mod x86 {
                 }
             }
             let mut at = start;
-            let mut out = target.base;
-            if !DOT {
-                out = out.add(64 * steps * chunk);
-            }
+            let mut out = target.base.add(chunk * target.chunk_stride);
             for _ in 0..steps {
                 for k in 0..N {
                     let (h, l) = (high[k], low[k]);
@@ -377,7 +382,7 @@ mod x86 {
                     low[k] = _mm512_mask_expand_epi8(new_low, refill, next);
                     at[k] = at[k].add(refill.count_ones() as usize);
                     _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
-                    let slot = out.add(k * target.stride).cast::<__m512i>();
+                    let slot = out.add(k * target.tile_stride).cast::<__m512i>();
                     if DOT {
                         _mm512_store_si512(slot, _mm512_dpbusd_epi32(_mm512_load_si512(slot), u, x));
                     } else {

@@ -1,9 +1,13 @@
 //! The one place where an instruction set is chosen.
 
+use super::activations::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use super::avx512_product;
 use super::isa::Isa;
+use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
 use super::stream::TileState;
-use super::{avx512, scalar};
+use super::{avx2, avx512, scalar};
 
 /// Most tiles that any kernel decodes in turn.
 pub(super) const MOST_TILES: usize = 4;
@@ -12,7 +16,7 @@ pub(super) const MOST_TILES: usize = 4;
 pub(super) const fn interleave(isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 1,
-        Isa::Avx2 | Isa::Avx2Vnni => 2,
+        Isa::Avx2 | Isa::Avx2Vnni => avx2::INTERLEAVE,
         Isa::Avx512 => avx512::INTERLEAVE,
     }
 }
@@ -63,6 +67,11 @@ pub(super) fn dot(
         Isa::Avx512 => unsafe {
             avx512::dot(class, chunks, steps, activations, states, accumulators, stride);
         },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe {
+            avx2::dot(class, chunks, steps, activations, states, accumulators, stride);
+        },
         _ => scalar::dot(class, chunks, steps, activations, states, accumulators, stride),
     }
 }
@@ -81,8 +90,22 @@ pub(super) fn flush(
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
         // slices hold.
         Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, next, sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe {
+            avx2::flush(accumulators, columns_per_chunk, scale, next, sums);
+        },
         _ => scalar::flush(accumulators, scale, next, sums),
     }
+}
+
+/// Where decoded values go: 64 bytes for each step at `tile * tile_stride + chunk * chunk_stride`.
+pub(super) struct Target<'v> {
+    pub(super) values: &'v mut [u8],
+    /// Bytes from one tile to the next.
+    pub(super) tile_stride: usize,
+    /// Bytes from one chunk to the next.
+    pub(super) chunk_stride: usize,
 }
 
 /// Unsigned values of `chunks` chunks of each tile: 64 bytes for each chunk and step.
@@ -92,14 +115,58 @@ pub(super) fn decode(
     chunks: usize,
     steps: usize,
     states: &mut [TileState<'_>],
-    values: &mut [u8],
-    stride: usize,
+    target: Target<'_>,
 ) {
-    assert!(stride >= 64 * steps * chunks && values.len() >= stride * states.len());
+    if chunks == 0 || states.is_empty() {
+        return;
+    }
+    let last = (states.len() - 1) * target.tile_stride + (chunks - 1) * target.chunk_stride;
+    assert!(target.chunk_stride >= 64 * steps && target.values.len() >= last + 64 * steps);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512::decode(class, chunks, steps, states, values, stride) },
-        _ => scalar::decode(class, chunks, steps, states, values, stride),
+        Isa::Avx512 => unsafe { avx512::decode(class, chunks, steps, states, target) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::decode(class, chunks, steps, states, target) },
+        _ => scalar::decode(class, chunks, steps, states, target),
+    }
+}
+
+/// Puts the values of one tile's group into the order that [`multiply`] takes. `values` holds whole chunks of
+/// steps rounded up to a multiple of 16.
+pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; the kernel only visits what the slice holds.
+        Isa::Avx512 => unsafe { avx512_product::rearrange(values, columns_per_chunk) },
+        // The portable kernel takes decoded order.
+        _ => {}
+    }
+}
+
+/// Panel and place in the panel of a row of a tile, as [`multiply`] leaves them.
+pub(super) fn panel_of_row(isa: Isa, row: usize, columns_per_chunk: usize) -> (usize, usize) {
+    let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
+    match isa {
+        Isa::Avx512 if columns_per_chunk == 16 => (panel, lane / 4 + lane % 4 * 4),
+        _ => (panel, lane),
+    }
+}
+
+/// Adds to `sums` the product of one tile's group with one block of vectors: element (panel, vector, row of the panel)
+/// at `(panel * batch + vector) * PANEL_ROWS + row`.
+pub(super) fn multiply(isa: Isa, product: &Product<'_>, sums: &mut [f32], batch: usize) {
+    let vectors = product.scales.len();
+    assert!((1..=BLOCK).contains(&vectors) && product.corrections.len() == vectors);
+    assert!(product.activations.len() == product.chunks * product.width * vectors);
+    assert!(product.chunk_stride >= product.panels * PANEL_ROWS * product.width);
+    assert!(product.values.len() >= product.chunks * product.chunk_stride);
+    assert!(sums.len() >= ((product.panels - 1) * batch + vectors) * PANEL_ROWS);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; sizes were checked above.
+        Isa::Avx512 => unsafe { avx512_product::multiply(product, sums, batch) },
+        _ => scalar::multiply(product, sums, batch),
     }
 }

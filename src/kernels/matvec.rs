@@ -3,16 +3,12 @@
 use super::activations::Activations;
 use super::dispatch;
 use super::error::{require, KernelError};
+use super::pass::padded_steps;
 use super::plan::PreparedMatrix;
 use super::scratch::{bytes_for, Carver};
 use super::stream::{corrupt, tail_bytes, TileState};
-use crate::payload::{PayloadError, LANES, MAX_INTEGER};
+use crate::payload::{PayloadError, MAX_INTEGER};
 use std::ops::Range;
-
-/// Steps rounded up to what the kernels sum at once.
-const fn padded_steps(steps: usize) -> usize {
-    steps.div_ceil(16) * 16
-}
 
 /// i32 accumulators of one tile; the odd cache lines keep tiles apart in the cache.
 const fn accumulator_stride(steps: usize) -> usize {
@@ -39,8 +35,8 @@ impl PreparedMatrix<'_> {
     ///
     /// The result is the same on every instruction set, bit for bit. With D(g) the exact integer dot product of the
     /// row's unescaped integers and q over group g, and all operations in f32 with one rounding each:
-    /// `y = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order, then `y = y + addend * x'[p]` for the
-    /// row's escapes in stream order, then `y = row_scale * y` if the matrix has row scales.
+    /// `S = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order; `E = (0 + addend * x'[p]) + …` over the
+    /// row's escapes in stream order; `y = S + E`, times the row's scale if the matrix has row scales.
     ///
     /// # Errors
     /// [`KernelError`]; of several damaged tiles the first is named.
@@ -147,15 +143,19 @@ impl PreparedMatrix<'_> {
         }
 
         let mut y = y;
-        for ((tile, state), sums) in tiles.zip(states).zip(sums.chunks(per_tile)) {
+        for ((tile, state), sums) in tiles.clone().zip(states).zip(sums.chunks(per_tile)) {
             if !state.complete() {
-                return Err(corrupt(&self.matrix.tile(tile)).into());
+                return Err(self.first_error(tiles));
             }
             let rows = geometry.rows_in_tile(self.rows(), tile);
             let (here, rest) = y.split_at_mut(rows);
             y = rest;
-            here.copy_from_slice(&sums[..rows]);
-            self.add_escapes(tile, activations.floats, |row, product| here[row] += product)?;
+            here.fill(0.0);
+            let add = |row, position, addend| here[row] += addend * activations.floats[position];
+            if self.add_escapes(tile, add).is_err() {
+                return Err(self.first_error(tiles));
+            }
+            here.iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
             if let Some(scales) = self.matrix.row_scales() {
                 let first = tile * geometry.rows_per_tile();
                 for (value, scale) in here.iter_mut().zip(&scales[first..]) {
@@ -166,19 +166,19 @@ impl PreparedMatrix<'_> {
         Ok(())
     }
 
-    /// Calls `add` with (row of the tile, addend times x') for each escape of `tile`.
-    fn add_escapes(
+    /// Calls `add` with (row of the tile, stream position, addend) for each escape of `tile`.
+    pub(super) fn add_escapes(
         &self,
         tile: usize,
-        floats: &[f32],
-        mut add: impl FnMut(usize, f32),
+        mut add: impl FnMut(usize, usize, f32),
     ) -> Result<(), PayloadError> {
-        for escape in self.matrix.escapes(tile) {
-            let escape = escape?;
-            if escape.addend.abs() > SAFE_ADDEND {
-                self.check_integers(tile)?;
-            }
-            add(escape.row, escape.addend as f32 * floats[escape.position]);
+        let mut doubtful = false;
+        self.visit_escapes(tile, |escape| {
+            doubtful |= escape.addend.abs() > SAFE_ADDEND;
+            add(escape.row, escape.position, escape.addend as f32);
+        })?;
+        if doubtful {
+            self.check_integers(tile)?;
         }
         Ok(())
     }
@@ -191,6 +191,13 @@ impl PreparedMatrix<'_> {
         self.matrix.decode_tile(tile, &mut integers)
     }
 
+    /// The first refusal of the scalar definition for damaged `tiles`: the same on every instruction set.
+    #[cold]
+    pub(super) fn first_error(&self, tiles: Range<usize>) -> KernelError {
+        let refusal = tiles.clone().find_map(|tile| self.check_integers(tile).err());
+        refusal.unwrap_or_else(|| corrupt(&self.matrix.tile(tiles.start))).into()
+    }
+
     /// Multiplies all rows with one vector, on `threads` threads; convenience for programs without threads of their
     /// own. Allocates its working memory.
     ///
@@ -200,43 +207,44 @@ impl PreparedMatrix<'_> {
         require("results", self.rows(), y.len())?;
         let mut buffer = vec![0; self.activation_bytes(1)];
         let activations = self.prepare(x, 1, &mut buffer)?;
-        self.on_threads(threads, y, |tiles, y| {
+        let mut rest = y;
+        let shares = self.shares(threads).map(|tiles| {
+            let (here, after) = std::mem::take(&mut rest).split_at_mut(self.rows_of(tiles.clone()).len());
+            rest = after;
+            (tiles, here)
+        });
+        on_threads(shares.collect(), |tiles, y| {
             self.matvec(tiles, &activations, y, &mut vec![0; self.matvec_scratch()])
         })
     }
 
-    /// Cuts tiles and `y` into one contiguous share for each thread. The first error in tile order is returned.
-    fn on_threads(
-        &self,
-        threads: usize,
-        y: &mut [f32],
-        work: impl Fn(Range<usize>, &mut [f32]) -> Result<(), KernelError> + Sync,
-    ) -> Result<(), KernelError> {
-        let threads = threads.clamp(1, self.tiles());
-        let share = |thread: usize| self.tiles() * thread / threads..self.tiles() * (thread + 1) / threads;
-        if threads == 1 {
-            return work(share(0), y);
-        }
-        std::thread::scope(|scope| {
-            let work = &work;
-            let mut rest = y;
-            let mut handles = Vec::with_capacity(threads);
-            for thread in 0..threads {
-                let (here, after) = std::mem::take(&mut rest).split_at_mut(self.rows_of(share(thread)).len());
-                rest = after;
-                handles.push(scope.spawn(move || work(share(thread), here)));
-            }
-            let mut verdict = Ok(());
-            for handle in handles {
-                match handle.join() {
-                    Ok(result) => verdict = verdict.and(result),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            verdict
-        })
+    /// Cuts all tiles into one contiguous share for each of `threads` threads, at most as many as there are tiles.
+    pub(super) fn shares(&self, threads: usize) -> impl Iterator<Item = Range<usize>> {
+        let tiles = self.tiles();
+        let threads = threads.clamp(1, tiles);
+        (0..threads).map(move |thread| tiles * thread / threads..tiles * (thread + 1) / threads)
     }
 }
 
-// The steps of one vector register of rows must not straddle tiles.
-const _: () = assert!(LANES == 64);
+/// Runs `work` on every share, each on a thread of its own. The first error in order is returned.
+pub(super) fn on_threads<S: Send>(
+    mut shares: Vec<(Range<usize>, S)>,
+    work: impl Fn(Range<usize>, S) -> Result<(), KernelError> + Sync,
+) -> Result<(), KernelError> {
+    let Some((tiles, last)) = shares.pop() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let work = &work;
+        let spawn = |(tiles, share)| scope.spawn(move || work(tiles, share));
+        let handles: Vec<_> = shares.into_iter().map(spawn).collect();
+        // The calling thread takes the last share.
+        let own = work(tiles, last);
+        let mut verdict = Ok(());
+        for handle in handles {
+            match handle.join() {
+                Ok(result) => verdict = verdict.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        verdict.and(own)
+    })
+}

@@ -7,13 +7,23 @@
 //! One file per instruction set; [`dispatch`] is the only place that chooses. The integer arithmetic is exact and the
 //! order of the float operations is part of each function's contract, so all instruction sets give the same bits.
 
+// Loops over lanes index several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 mod activations;
+mod avx2;
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_product;
 mod dispatch;
 mod error;
+mod escapes;
 mod isa;
+mod matmul;
 mod matvec;
+mod pass;
 mod plan;
+mod rows;
 mod scalar;
 mod scratch;
 mod stream;

@@ -1,9 +1,11 @@
 //! A matrix made ready for the kernels: lookup tables of each class, derived once.
 
+use super::avx2::Avx2Table;
 use super::avx512::Avx512Table;
 use super::isa::Isa;
+use super::rows::InputOrder;
 use super::scalar::ScalarTable;
-use crate::payload::{Class, Geometry, Matrix, Trellis};
+use crate::payload::{Class, Geometry, Matrix, PADDING};
 
 /// Stream columns that share one activation scale. With at most 512 the integer dot product of a group stays below
 /// 2^24, exact in f32.
@@ -24,6 +26,7 @@ pub(super) struct ClassPlan {
 pub(super) enum Tables {
     Scalar(Box<ScalarTable>),
 
+    Avx2(Box<Avx2Table>),
     Avx512(Box<Avx512Table>),
 }
 
@@ -35,6 +38,9 @@ pub struct PreparedMatrix<'a> {
     pub(super) matrix: Matrix<'a>,
     pub(super) isa: Isa,
     pub(super) classes: Vec<ClassPlan>,
+    /// Stream positions at the start that carry no column.
+    pub(super) padding: usize,
+    pub(super) input_order: InputOrder,
 }
 
 impl<'a> PreparedMatrix<'a> {
@@ -52,15 +58,18 @@ impl<'a> PreparedMatrix<'a> {
             offset: class.table().offset(),
             raw_bits: class.table().raw_bits() as usize,
             tables: match isa {
-                Isa::Scalar | Isa::Avx2 | Isa::Avx2Vnni => {
-                    Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis())))
+                Isa::Avx2 | Isa::Avx2Vnni => {
+                    Tables::Avx2(Box::new(Avx2Table::new(class.table(), matrix.trellis())))
                 }
+                Isa::Scalar => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
 
                 Isa::Avx512 => Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis()))),
             },
         };
         let classes = matrix.classes().iter().map(plan).collect();
-        Self { matrix: matrix.clone(), isa, classes }
+        let padding = matrix.stream_inputs().iter().take_while(|&&input| input == PADDING).count();
+        let input_order = InputOrder::new(matrix.columns(), matrix.stream_inputs(), matrix.stream_scales());
+        Self { matrix: matrix.clone(), isa, classes, padding, input_order }
     }
 
     /// The matrix.
@@ -97,10 +106,6 @@ impl<'a> PreparedMatrix<'a> {
 
     pub(super) fn geometry(&self) -> Geometry {
         self.matrix.geometry()
-    }
-
-    pub(super) fn trellis(&self) -> Trellis {
-        self.matrix.trellis()
     }
 
     /// Chunks that share an activation scale.

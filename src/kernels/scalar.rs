@@ -1,5 +1,8 @@
 //! Portable kernels: one table entry per lane and step holds all that the step needs.
 
+use super::activations::BLOCK;
+use super::dispatch::Target;
+use super::matmul::{Product, PANEL_ROWS};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
 use crate::payload::table::{ClassTable, SLOTS};
@@ -161,13 +164,12 @@ pub(super) fn decode(
     chunks: usize,
     steps: usize,
     states: &mut [TileState<'_>],
-    values: &mut [u8],
-    stride: usize,
+    target: Target<'_>,
 ) {
-    for (state, values) in states.iter_mut().zip(values.chunks_mut(stride)) {
-        let values = values.as_chunks_mut::<LANES>().0;
+    for (state, values) in states.iter_mut().zip(target.values.chunks_mut(target.tile_stride)) {
         run_class(class, chunks, steps, state, |chunk, step, decoded| {
-            values[chunk * steps + step] = *decoded;
+            let at = chunk * target.chunk_stride + LANES * step;
+            values[at..at + LANES].copy_from_slice(decoded);
         });
     }
 }
@@ -177,5 +179,33 @@ pub(super) fn flush(accumulators: &mut [i32], scale: f32, next: i32, sums: &mut 
     for (sum, total) in sums.iter_mut().zip(accumulators) {
         *sum += scale * *total as f32;
         *total = next;
+    }
+}
+
+/// Adds to `sums` (by panel, vector of the batch and row of the panel) the product of a tile's group with one block
+/// of vectors; `batch` vectors lie between the panels of `sums`.
+pub(super) fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
+    let vectors = product.scales.len();
+    let words = product.width / 4;
+    for panel in 0..product.panels {
+        for row in 0..PANEL_ROWS {
+            let mut totals = [0i32; BLOCK];
+            totals[..vectors].copy_from_slice(product.corrections);
+            let at = (panel * PANEL_ROWS + row) * product.width;
+            let blocks = product.activations.chunks_exact(product.width * vectors);
+            for (chunk, activations) in blocks.enumerate() {
+                let values = &product.values[chunk * product.chunk_stride + at..][..4 * words];
+                let by_word = activations.chunks_exact(4 * vectors);
+                for (values, activations) in values.as_chunks::<4>().0.iter().zip(by_word) {
+                    for (total, x) in totals.iter_mut().zip(activations.as_chunks::<4>().0) {
+                        let term = |i: usize| i32::from(values[i]) * i32::from(x[i]);
+                        *total += term(0) + term(1) + term(2) + term(3);
+                    }
+                }
+            }
+            for (vector, (total, scale)) in totals.iter().zip(product.scales).enumerate() {
+                sums[(panel * batch + vector) * PANEL_ROWS + row] += scale * *total as f32;
+            }
+        }
     }
 }

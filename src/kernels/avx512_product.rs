@@ -1,0 +1,171 @@
+//! AVX-512 product of decoded values with a batch: one register holds four columns of 16 rows, and each dot product
+//! instruction multiplies it with four activations of one vector.
+
+use super::matmul::{Product, PANEL_ROWS};
+use std::arch::x86_64::*;
+
+/// Rearranges decoded values: each panel of 16 rows and chunk becomes one register for each word of four columns.
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn rearrange(values: &mut [u8], columns_per_chunk: usize) {
+    match columns_per_chunk {
+        64 => {
+            for panel in values.as_chunks_mut::<1024>().0 {
+                // SAFETY: 16 registers.
+                unsafe { transpose_16(panel.as_mut_ptr()) }
+            }
+        }
+        16 => {
+            for panel in values.as_chunks_mut::<256>().0 {
+                // SAFETY: 4 registers.
+                unsafe { transpose_4(panel.as_mut_ptr()) }
+            }
+        }
+        // Four columns: a step is such a register already.
+        _ => {}
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_quads(rows: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_unpacklo_epi32(rows[0], rows[1]), _mm512_unpacklo_epi32(rows[2], rows[3]));
+    let (ef, gh) = (_mm512_unpackhi_epi32(rows[0], rows[1]), _mm512_unpackhi_epi32(rows[2], rows[3]));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ef, gh),
+        _mm512_unpackhi_epi64(ef, gh),
+    ]
+}
+
+/// Four steps of 16 columns: afterwards register j holds word j of row `4 * step + group` in place `4 * group + step`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_4(at: *mut u8) {
+    let at = at.cast::<__m512i>();
+    // SAFETY: the caller's four registers.
+    unsafe {
+        let mut rows = [_mm512_setzero_si512(); 4];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = _mm512_loadu_si512(at.add(index));
+        }
+        for (index, column) in transpose_quads(rows).into_iter().enumerate() {
+            _mm512_storeu_si512(at.add(index), column);
+        }
+    }
+}
+
+/// Sixteen steps of 64 columns: afterwards register j holds word j of the 16 rows in order.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_16(at: *mut u8) {
+    let at = at.cast::<__m512i>();
+    // SAFETY: the caller's sixteen registers.
+    unsafe {
+        // quads[r][j]: lane l holds word 4 l + j of rows 4 r .. 4 r + 4.
+        let mut quads = [[_mm512_setzero_si512(); 4]; 4];
+        for (r, quad) in quads.iter_mut().enumerate() {
+            let mut rows = [_mm512_setzero_si512(); 4];
+            for (index, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_si512(at.add(4 * r + index));
+            }
+            *quad = transpose_quads(rows);
+        }
+        for j in 0..4 {
+            let [a, b, c, d] = [quads[0][j], quads[1][j], quads[2][j], quads[3][j]];
+            let (ab_even, cd_even) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d));
+            let (ab_odd, cd_odd) = (_mm512_shuffle_i32x4::<0xDD>(a, b), _mm512_shuffle_i32x4::<0xDD>(c, d));
+            _mm512_storeu_si512(at.add(j), _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even));
+            _mm512_storeu_si512(at.add(8 + j), _mm512_shuffle_i32x4::<0xDD>(ab_even, cd_even));
+            _mm512_storeu_si512(at.add(4 + j), _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd));
+            _mm512_storeu_si512(at.add(12 + j), _mm512_shuffle_i32x4::<0xDD>(ab_odd, cd_odd));
+        }
+    }
+}
+
+/// See `dispatch::multiply`.
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`, and the sizes are those that `dispatch::multiply` checks.
+pub(super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match product.scales.len() {
+            1 => multiply_by::<1>(product, sums, batch),
+            2 => multiply_by::<2>(product, sums, batch),
+            3 => multiply_by::<3>(product, sums, batch),
+            4 => multiply_by::<4>(product, sums, batch),
+            5 => multiply_by::<5>(product, sums, batch),
+            6 => multiply_by::<6>(product, sums, batch),
+            7 => multiply_by::<7>(product, sums, batch),
+            _ => multiply_by::<8>(product, sums, batch),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_by<const N: usize>(product: &Product<'_>, sums: &mut [f32], batch: usize) {
+    let mut panel = 0;
+    // SAFETY: passed on from the caller.
+    unsafe {
+        while panel + 2 <= product.panels {
+            multiply_panels::<2, N>(product, panel, sums, batch);
+            panel += 2;
+        }
+        if panel < product.panels {
+            multiply_panels::<1, N>(product, panel, sums, batch);
+        }
+    }
+}
+
+/// `P` panels from `panel` on, `N` vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_panels<const P: usize, const N: usize>(
+    product: &Product<'_>,
+    panel: usize,
+    sums: &mut [f32],
+    batch: usize,
+) {
+    let words = product.width / 4;
+    let panel_bytes = 64 * words;
+    let mut totals = [[_mm512_setzero_si512(); N]; P];
+    for totals in &mut totals {
+        for (total, &correction) in totals.iter_mut().zip(product.corrections) {
+            *total = _mm512_set1_epi32(correction);
+        }
+    }
+    // SAFETY: all addresses are inside the slices of `product` and `sums`, by the sizes that the caller checked.
+    unsafe {
+        let mut x = product.activations.as_ptr();
+        let mut chunk = product.values.as_ptr().add(panel * panel_bytes);
+        for _ in 0..product.chunks {
+            let mut at = chunk;
+            for _ in 0..words {
+                let mut values = [_mm512_setzero_si512(); P];
+                for (p, value) in values.iter_mut().enumerate() {
+                    *value = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
+                }
+                for n in 0..N {
+                    let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
+                    for p in 0..P {
+                        totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], values[p], four);
+                    }
+                }
+                at = at.add(64);
+                x = x.add(4 * N);
+            }
+            chunk = chunk.add(product.chunk_stride);
+        }
+        for (p, totals) in totals.iter().enumerate() {
+            for (n, (&total, &scale)) in totals.iter().zip(product.scales).enumerate() {
+                let sum = sums.as_mut_ptr().add(((panel + p) * batch + n) * PANEL_ROWS);
+                let term = _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(total));
+                _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), term));
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The escapes of a tile, read fast.
+//!
+//! Same list and same refusals as `Matrix::escapes`, which defines them. An escape costs a few nanoseconds and a
+//! tile's thousands of weights not much more, so this loop counts: one 64-bit window holds nearly every escape whole.
+
+use super::plan::PreparedMatrix;
+use crate::payload::{ErrorKind, PayloadError};
+
+/// An addend for one integer of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TileEscape {
+    /// Row of the tile.
+    pub(super) row: usize,
+    /// Stream position.
+    pub(super) position: usize,
+    /// A multiple of 4.
+    pub(super) addend: i32,
+}
+
+/// Largest gap parameter and exponent of the format.
+const MOST_GAP_BITS: u32 = 24;
+const MOST_EXPONENT: u32 = 21;
+/// Bits of a window that are valid whatever bit of a byte it starts at.
+const WINDOW_BITS: u32 = 57;
+/// Fraction bits of the reciprocal that divides by the number of steps: exact for numbers below 2^32 and divisors
+/// up to 256.
+const RECIPROCAL_BITS: u32 = 40;
+
+impl PreparedMatrix<'_> {
+    /// Calls `visit` for each escape of `tile` in stream order.
+    ///
+    /// # Errors
+    /// As `Matrix::escapes`.
+    pub(super) fn visit_escapes(
+        &self,
+        tile: usize,
+        mut visit: impl FnMut(TileEscape),
+    ) -> Result<(), PayloadError> {
+        let bytes = self.matrix.tile(tile).escapes;
+        let Some((&gap_bits, bytes)) = bytes.split_first() else { return Ok(()) };
+        let gap_bits = u32::from(gap_bits);
+        if gap_bits > MOST_GAP_BITS {
+            return Err(self.refusal(tile));
+        }
+        let place = Place::new(self, tile);
+        let mut bits = Bits { bytes, at: 0 };
+        let (mut next, mut first) = (0u64, true);
+        loop {
+            let window = bits.window();
+            if window == 0 && bits.at + 8 > 8 * bytes.len() && !first {
+                return Ok(());
+            }
+            first = false;
+            let Some((gap, code)) = bits.escape(window, gap_bits) else { return Err(self.refusal(tile)) };
+            let Some((row, position)) = place.of(next + gap) else { return Err(self.refusal(tile)) };
+            next += gap + 1;
+            let addend = 4 * ((code >> 1) as i32 ^ -((code & 1) as i32));
+            visit(TileEscape { row, position, addend });
+        }
+    }
+
+    /// The refusal of the definition for a tile with damaged escapes.
+    #[cold]
+    fn refusal(&self, tile: usize) -> PayloadError {
+        let definition = self.matrix.escapes(tile).find_map(Result::err);
+        let at = self.matrix.tile(tile).offset;
+        definition.unwrap_or_else(|| PayloadError::new(ErrorKind::BadEscape, at, "escapes in order"))
+    }
+}
+
+/// Reads bits, least significant first; past the end there are zeros.
+struct Bits<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl Bits<'_> {
+    /// The next [`WINDOW_BITS`] bits at least.
+    #[inline]
+    fn window(&self) -> u64 {
+        let rest = self.bytes.get(self.at / 8..).unwrap_or(&[]);
+        let word = match rest.first_chunk::<8>() {
+            Some(word) => u64::from_le_bytes(*word),
+            None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        };
+        word >> (self.at % 8)
+    }
+
+    /// Gap and value code of the escape that `window` starts with; `None` if it is malformed.
+    #[inline]
+    fn escape(&mut self, window: u64, gap_bits: u32) -> Option<(u64, u32)> {
+        let quotient = window.trailing_zeros();
+        let after_gap = quotient + 1 + gap_bits;
+        if after_gap < WINDOW_BITS {
+            let low = window >> quotient >> 1;
+            let rest = low >> gap_bits;
+            let exponent = rest.trailing_zeros();
+            let used = after_gap + 2 * exponent + 1;
+            if used <= WINDOW_BITS {
+                self.at += used as usize;
+                if exponent > MOST_EXPONENT || self.at > 8 * self.bytes.len() {
+                    return None;
+                }
+                let gap = u64::from(quotient) << gap_bits | (low & ((1 << gap_bits) - 1));
+                return Some((gap, 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1)));
+            }
+        }
+        self.long_escape(gap_bits)
+    }
+
+    /// The same for an escape that is longer than a window.
+    #[cold]
+    fn long_escape(&mut self, gap_bits: u32) -> Option<(u64, u32)> {
+        let quotient = self.unary()?;
+        let gap = (quotient << gap_bits) + u64::from(self.take(gap_bits)?);
+        let exponent = self.unary()?;
+        if exponent > u64::from(MOST_EXPONENT) {
+            return None;
+        }
+        Some((gap, (1 << exponent) + self.take(exponent as u32)?))
+    }
+
+    fn unary(&mut self) -> Option<u64> {
+        let start = self.at;
+        while self.at < 8 * self.bytes.len() {
+            let window = self.window();
+            if window != 0 {
+                self.at += window.trailing_zeros() as usize + 1;
+                return Some((self.at - start - 1) as u64);
+            }
+            self.at += 8 - self.at % 8;
+        }
+        None
+    }
+
+    fn take(&mut self, count: u32) -> Option<u32> {
+        let value = self.window() & ((1 << count) - 1);
+        self.at += count as usize;
+        (self.at <= 8 * self.bytes.len()).then_some(value as u32)
+    }
+}
+
+/// Where the symbols of a tile stand.
+struct Place {
+    reciprocal: u64,
+    steps: u64,
+    width_bits: u32,
+    rows: usize,
+    positions: std::ops::Range<usize>,
+}
+
+impl Place {
+    fn new(plan: &PreparedMatrix<'_>, tile: usize) -> Self {
+        let geometry = plan.geometry();
+        let steps = geometry.steps_in_tile(plan.rows(), tile) as u64;
+        Self {
+            reciprocal: (1u64 << RECIPROCAL_BITS).div_ceil(steps),
+            steps,
+            width_bits: geometry.columns_per_chunk().trailing_zeros(),
+            rows: geometry.rows_in_tile(plan.rows(), tile),
+            positions: plan.padding..plan.matrix.stream_length(),
+        }
+    }
+
+    /// Row and stream position of a symbol, if there is a weight.
+    #[inline]
+    fn of(&self, symbol: u64) -> Option<(usize, usize)> {
+        let step_of_all = symbol >> 6;
+        if step_of_all >= 1 << 32 {
+            return None;
+        }
+        let chunk = (step_of_all * self.reciprocal) >> RECIPROCAL_BITS;
+        let step = (step_of_all - chunk * self.steps) as usize;
+        let lane = (symbol & 63) as usize;
+        let position = ((chunk as usize) << self.width_bits) + (lane & ((1 << self.width_bits) - 1));
+        let row = (step << (6 - self.width_bits)) + (lane >> self.width_bits);
+        (self.positions.contains(&position) && row < self.rows).then_some((row, position))
+    }
+}

@@ -1,0 +1,229 @@
+//! Matrix times several vectors: decode once, multiply many times.
+//!
+//! For a few tiles and one activation group the values are decoded into a buffer that stays in the second-level
+//! cache, rearranged so that one vector register holds four columns of 16 rows, and multiplied with all vectors of
+//! the batch; dot products of a whole group stay in registers.
+
+use super::activations::{Activations, BLOCK};
+use super::dispatch;
+use super::error::{require, KernelError};
+use super::matvec::on_threads;
+use super::pass::{padded_steps, Decoded};
+use super::plan::PreparedMatrix;
+use super::scratch::{bytes_for, Carver};
+use std::ops::Range;
+
+/// Rows that the product kernels handle together.
+pub(super) const PANEL_ROWS: usize = 16;
+
+/// Vectors for which a tile is decoded once.
+const MOST_VECTORS: usize = 256;
+
+/// Results of a product: element (vector b, row r of the range) is at `b * stride + r`.
+#[derive(Clone, Copy)]
+struct Output {
+    base: *mut f32,
+    stride: usize,
+    rows: usize,
+    vectors: usize,
+}
+
+// SAFETY: an `Output` is only written through by the one call it is made for; `matmul_threads` hands disjoint rows to
+// its threads.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn rows(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        // SAFETY: still inside the same buffer, or one past its end if there are no rows.
+        Self { base: unsafe { self.base.add(rows.start) }, rows: rows.len(), ..self }
+    }
+
+    fn set(self, vector: usize, row: usize, value: f32) {
+        assert!(vector < self.vectors && row < self.rows);
+        // SAFETY: the buffer holds (vectors - 1) * stride + rows elements from `base` on, by construction.
+        unsafe { *self.base.add(vector * self.stride + row) = value }
+    }
+}
+
+/// Operands of the product of one tile's group with some vectors.
+pub(super) struct Product<'p> {
+    /// Columns of one chunk.
+    pub(super) width: usize,
+    /// Chunks of the group.
+    pub(super) chunks: usize,
+    /// Rearranged values of the tile, [`Decoded::chunk_stride`] bytes for each chunk.
+    pub(super) values: &'p [u8],
+    pub(super) chunk_stride: usize,
+    /// Panels of [`PANEL_ROWS`] rows.
+    pub(super) panels: usize,
+    /// The group's part of one block of vectors: for each word of four columns all vectors of the block.
+    pub(super) activations: &'p [i8],
+    /// Scales and corrections of the block's vectors.
+    pub(super) scales: &'p [f32],
+    pub(super) corrections: &'p [i32],
+}
+
+impl PreparedMatrix<'_> {
+    fn rows_padded(&self) -> usize {
+        padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
+    }
+
+    /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors, for any range of tiles.
+    pub fn matmul_scratch(&self, batch: usize) -> usize {
+        let sums = self.rows_padded() * batch.min(MOST_VECTORS);
+        let product =
+            self.decode_groups_scratch() + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums);
+        product.max(self.matvec_scratch())
+    }
+
+    /// Product of the rows of `tiles` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these
+    /// rows. Each vector's results are bit for bit those of [`Self::matvec`].
+    ///
+    /// # Errors
+    /// [`KernelError`]; of several damaged tiles the first is named.
+    pub fn matmul(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        self.check_tiles(&tiles)?;
+        let rows = self.rows_of(tiles.clone()).len();
+        require("results", rows.saturating_mul(activations.batch), y.len())?;
+        if activations.batch == 1 {
+            return self.matvec(tiles, activations, y, scratch);
+        }
+        let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: activations.batch };
+        self.matmul_to(tiles, activations, output, scratch)
+    }
+
+    fn matmul_to(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        output: Output,
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        activations.fits(self)?;
+        if self.matrix.tile_count() == 0 {
+            for vector in 0..activations.batch {
+                (0..output.rows).for_each(|row| output.set(vector, row, 0.0));
+            }
+            return Ok(());
+        }
+        let first = self.rows_of(tiles.clone()).start;
+        let batch = activations.batch;
+        self.for_each_group(tiles, |group| {
+            let rows = self.rows_of(group.clone());
+            let output = output.rows(rows.start - first..rows.end - first);
+            for start in (0..batch).step_by(MOST_VECTORS) {
+                let vectors = start..batch.min(start + MOST_VECTORS);
+                self.matmul_group(group.clone(), activations, vectors, output, scratch)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn matmul_group(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        vectors: Range<usize>,
+        output: Output,
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let geometry = self.geometry();
+        let (width, count) = (geometry.columns_per_chunk(), vectors.len());
+        let (batch, positions) = (activations.batch, self.matrix.stream_length());
+        let steps = geometry.steps_in_tile(self.rows(), tiles.start);
+        let padded_rows = padded_steps(steps) * geometry.rows_per_step();
+        let mut carver = Carver::new(scratch, self.matmul_scratch(batch))?;
+        // By tile, panel, vector and row of the panel.
+        let sums = carver.take::<f32>(tiles.len() * padded_rows * count);
+        // By tile, row and vector.
+        let escaped = carver.take::<f32>(tiles.len() * padded_rows * count);
+        sums.fill(0.0);
+        escaped.fill(0.0);
+        let result = self.decode_groups(tiles.clone(), &mut carver, |decoded| {
+            let Decoded { group, chunks, values, tile_stride, chunk_stride } = decoded;
+            let tile_values = values.chunks_mut(tile_stride).zip(sums.chunks_mut(padded_rows * count));
+            for (values, sums) in tile_values {
+                dispatch::rearrange(self.isa, &mut values[..chunks.len() * chunk_stride], width);
+                for start in vectors.clone().step_by(BLOCK) {
+                    // Blocks of the batch start at multiples of BLOCK, and so do `vectors`.
+                    let block = start..batch.min(start + BLOCK);
+                    let at = start * positions + chunks.start * width * block.len();
+                    let product = Product {
+                        width,
+                        chunks: chunks.len(),
+                        values,
+                        chunk_stride,
+                        panels: padded_rows / PANEL_ROWS,
+                        activations: &activations.integers[at..at + chunks.len() * width * block.len()],
+                        scales: &activations.scales[group * batch..][block.clone()],
+                        corrections: &activations.corrections[group * batch..][block],
+                    };
+                    let from = start - vectors.start;
+                    dispatch::multiply(self.isa, &product, &mut sums[from * PANEL_ROWS..], count);
+                }
+            }
+        });
+        if result.is_err() {
+            return Err(self.first_error(tiles));
+        }
+        let height = geometry.rows_per_tile();
+        let per_tile = sums.chunks(padded_rows * count).zip(escaped.chunks_mut(padded_rows * count));
+        for ((index, tile), (sums, escaped)) in tiles.clone().enumerate().zip(per_tile) {
+            let escapes = self.add_escapes(tile, |row, position, addend| {
+                let floats = &activations.floats[position * batch..][vectors.clone()];
+                let row = &mut escaped[row * count..(row + 1) * count];
+                row.iter_mut().zip(floats).for_each(|(sum, float)| *sum += addend * float);
+            });
+            if escapes.is_err() {
+                return Err(self.first_error(tiles));
+            }
+            let rows = geometry.rows_in_tile(self.rows(), tile);
+            for row in 0..rows {
+                let scale = self.matrix.row_scales().map(|scales| scales[tile * height + row]);
+                let (panel, lane) = dispatch::panel_of_row(self.isa, row, width);
+                let sums = sums[panel * PANEL_ROWS * count + lane..].iter().step_by(PANEL_ROWS);
+                let escaped = &escaped[row * count..(row + 1) * count];
+                for ((vector, sum), escaped) in vectors.clone().zip(sums).zip(escaped) {
+                    let value = sum + escaped;
+                    output.set(vector, index * height + row, scale.map_or(value, |scale| value * scale));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Multiplies all rows with `batch` vectors, `y[b * rows + r]`, on `threads` threads; convenience for programs
+    /// without threads of their own. Allocates its working memory.
+    ///
+    /// # Errors
+    /// As [`Self::matmul`].
+    pub fn matmul_threads(
+        &self,
+        x: &[f32],
+        batch: usize,
+        y: &mut [f32],
+        threads: usize,
+    ) -> Result<(), KernelError> {
+        require("results", self.rows().saturating_mul(batch), y.len())?;
+        let mut buffer = vec![0; self.activation_bytes(batch)];
+        let activations = self.prepare(x, batch, &mut buffer)?;
+        if batch == 1 {
+            return self.matvec_threads(x, y, threads);
+        }
+        let rows = self.rows();
+        let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: batch };
+        let shares = self.shares(threads).map(|tiles| (tiles.clone(), output.rows(self.rows_of(tiles))));
+        on_threads(shares.collect(), |tiles, output| {
+            self.matmul_to(tiles, &activations, output, &mut vec![0; self.matmul_scratch(batch)])
+        })
+    }
+}
