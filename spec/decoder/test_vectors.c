@@ -1,7 +1,8 @@
 /* test_vectors.c - the C decoder on all test vectors, and on any payload.
  *
  *     test_vectors vectors DIR                  prints "N passed, N failed"; 1 if any failed
- *     test_vectors dump [--verify] FILE ...     verdict of each payload; what it decodes to goes to FILE.decoded
+ *     test_vectors dump [--verify] [--limits ROWS,COLUMNS,MATRICES,TOTAL] FILE ...
+ *                                               verdict of each payload; what it decodes to goes to FILE.decoded
  *
  * Compile: cc -std=c99 -D_POSIX_C_SOURCE=200809L -O2 test_vectors.c -o test_vectors
  *
@@ -87,14 +88,16 @@ static void forget(results *all) {
     memset(all, 0, sizeof *all);
 }
 
+static wsic_limits limits;
+
 static int decode_payload(const uint8_t *bytes, size_t size, int verify, results *all) {
     size_t memory_size;
     uint8_t *memory;
-    int error = wsic_decode_all_memory(bytes, size, NULL, &memory_size);
+    int error = wsic_decode_all_memory(bytes, size, &limits, &memory_size);
     if (error) return error;
     memory = need(malloc(memory_size + 1));
     /* from an odd address: memory need not be aligned */
-    error = wsic_decode_all(bytes, size, NULL, verify, memory + 1, memory_size, collect, all);
+    error = wsic_decode_all(bytes, size, &limits, verify, memory + 1, memory_size, collect, all);
     free(memory);
     return error;
 }
@@ -110,8 +113,8 @@ static int decode_model(const char *path, int verify, results *all) {
         snprintf(all->of, sizeof all->of, ":%.*s", (int)model.wsic[i]->name.length,
                  (const char *)model.wsic[i]->name.bytes);
         error = gguf_find_payload(&model, model.wsic[i], &bytes, &size);
-        if (!error) error = wsic_decode_all_memory(bytes, size, NULL, &memory_size);
-        if (!error) error = wsic_open(bytes, size, NULL, &payload);
+        if (!error) error = wsic_decode_all_memory(bytes, size, &limits, &memory_size);
+        if (!error) error = wsic_open(bytes, size, &limits, &payload);
         if (!error) error = gguf_check_shape(model.wsic[i], &payload);
         if (!error) error = decode_payload(bytes, size, verify, all);
     }
@@ -286,6 +289,16 @@ static int run_dump(int count, char **paths) {
             verify = 1;
             continue;
         }
+        if (strcmp(paths[i], "--limits") == 0 && i + 1 < count) {
+            unsigned long total;
+            unsigned rows, columns, matrices;
+            if (sscanf(paths[++i], "%u,%u,%u,%lu", &rows, &columns, &matrices, &total) != 4) return 2;
+            limits.rows = rows;
+            limits.columns = columns;
+            limits.matrices = matrices;
+            limits.total = total;
+            continue;
+        }
         error = decode_path(paths[i], verify, &all);
         if (!error) {
             char name[1024];
@@ -310,8 +323,9 @@ static int run_dump(int count, char **paths) {
 }
 
 int main(int count, char **arguments) {
+    limits = wsic_default_limits;
     if (count == 3 && strcmp(arguments[1], "vectors") == 0) return run_vectors(arguments[2]);
     if (count >= 3 && strcmp(arguments[1], "dump") == 0) return run_dump(count - 2, arguments + 2);
-    fprintf(stderr, "test_vectors vectors DIR | test_vectors dump [--verify] FILE ...\n");
+    fprintf(stderr, "test_vectors vectors DIR | test_vectors dump [--verify] [--limits R,C,M,T] FILE ...\n");
     return 2;
 }

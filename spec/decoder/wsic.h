@@ -822,9 +822,23 @@ static int wsic__escapes(const wsic_matrix *m, uint32_t rows, uint32_t steps, co
 
 /* Section 5.3. */
 
+#define WSIC__LANE_BEGIN                                                                    \
+    const wsic_slot *slot = &slots[(uint32_t)(state[lane] & 1) << 8 | (x[lane] & 255)];     \
+    uint32_t value = (uint32_t)slot->integer; /* of any sign; only bit 1 is looked at */    \
+    uint32_t next = slot->frequency * (x[lane] >> 8) + slot->rank;
+
+#define WSIC__LANE_END                                                                      \
+    for (i = 0; i < r; i++) value += (uint32_t)(raw[8 * i + (lane >> 3)] >> (lane & 7) & 1) << (i + 1); \
+    state[lane] = next_state[state[lane]][value >> 1 & 1]; /* the lowest bit of k */         \
+    x[lane] = next;                                                                         \
+    values[lane] = value;
+
 int wsic_decode_tile(const wsic_matrix *m, uint32_t tile, int32_t *integers, size_t capacity) {
-    static const uint8_t next_state[8][2] = {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}};
-    uint32_t x[64];
+    static const uint8_t next_states[2][8][2] = {
+        {{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
+        {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}}};
+    const uint8_t(*next_state)[2] = next_states[m->trellis];
+    uint32_t x[64], values[64]; /* integers in two's complement */
     uint8_t state[64];
     uint32_t rows, steps, lane, chunk, step, i;
     const uint8_t *bytes, *raw, *at, *end;
@@ -849,19 +863,23 @@ int wsic_decode_tile(const wsic_matrix *m, uint32_t tile, int32_t *integers, siz
         memset(state, 0, sizeof state);
         for (step = 0; step < steps; step++) {
             uint32_t row = step * m->rows_per_step;
-            int32_t values[64];
-            for (lane = 0; lane < 64; lane++) {
-                const wsic_slot *slot = &slots[(uint32_t)(state[lane] & 1) << 8 | (x[lane] & 255)];
-                int32_t value = slot->integer;
-                x[lane] = slot->frequency * (x[lane] >> 8) + slot->rank;
-                if (x[lane] < 256) {
-                    if (at == end) return WSIC_CORRUPT_TILE;
-                    x[lane] = x[lane] << 8 | *at++;
+            if (end - at >= 64) { /* enough for every lane: no branch */
+                for (lane = 0; lane < 64; lane++) {
+                    WSIC__LANE_BEGIN
+                    uint32_t small = next < 256;
+                    next = small ? next << 8 | *at : next;
+                    at += small;
+                    WSIC__LANE_END
                 }
-                for (i = 0; i < r; i++) value += (raw[8 * i + (lane >> 3)] >> (lane & 7) & 1) << (i + 1);
-                /* bit 1 of m is the lowest bit of k */
-                if (m->trellis) state[lane] = next_state[state[lane]][((uint32_t)value >> 1) & 1];
-                values[lane] = value;
+            } else {
+                for (lane = 0; lane < 64; lane++) {
+                    WSIC__LANE_BEGIN
+                    if (next < 256) {
+                        if (at == end) return WSIC_CORRUPT_TILE;
+                        next = next << 8 | *at++;
+                    }
+                    WSIC__LANE_END
+                }
             }
             raw += (size_t)8 * r;
             for (i = 0; i < m->rows_per_step && row + i < rows; i++)
