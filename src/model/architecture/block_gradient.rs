@@ -114,7 +114,7 @@ impl DenseBlock {
         let [raw_queries, raw_keys] = raw;
         let mut heads = vec![0.0; positions.len() * h.heads * h.value_width];
         let source = KeyValues::Batch { keys: &keys, values: &values };
-        attend(&self.attention, call.spans, &queries, source, &mut heads)?;
+        attend(&self.attention, call.spans, &queries, source, &mut heads, &mut [])?;
         let mut middle = call.hidden.to_vec();
         add_assign(&mut middle, &weights.linear("attn_output")?.apply(&heads)?);
         Ok(Attention { raw_queries, raw_keys, queries, keys, values, middle })
