@@ -220,8 +220,8 @@ fn the_compiled_tables_are_those_of_the_text() {
     };
     let (starts, bytes) = (list("uint16_t wsic_standard_start["), list("uint8_t wsic_standard_bytes["));
     let mut wanted = Vec::new();
-    for identifier in 0..252 {
-        assert_eq!(starts[identifier], wanted.len() as u32);
+    for (identifier, &start) in starts[..252].iter().enumerate() {
+        assert_eq!(start, wanted.len() as u32);
         let table = common::forge::standard(identifier as u32);
         wanted.push(table.raw_bits);
         for q in 0..2 {

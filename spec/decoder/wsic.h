@@ -137,7 +137,8 @@ void wsic_reconstruct(const wsic_matrix *matrix, uint32_t first, uint32_t rows, 
 int wsic_dequantize_rows(const wsic_matrix *matrix, uint32_t first, uint32_t count, int32_t *scratch,
                          size_t scratch_length, float *weights, size_t weights_length);
 
-/* Receives rows first .. first + rows of matrix `index`, in order, at most those of one tile at a time; `integers` is NULL if it has no stream positions. */
+/* Receives rows first .. first + rows of matrix `index`, in order, at most those of one tile at a time;
+ * `integers` is NULL if the matrix has no stream positions. */
 typedef void wsic_sink(void *user, uint32_t index, const wsic_matrix *matrix, uint32_t first, uint32_t rows,
                        const int32_t *integers, const float *weights);
 
