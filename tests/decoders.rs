@@ -6,6 +6,7 @@
 
 mod common;
 
+use common::forge::{payload, write_side, Class, Entry, Plan, Table};
 use common::mutate::mutate;
 use common::{matrix, Random, Recipe};
 use std::path::{Path, PathBuf};
@@ -141,6 +142,26 @@ fn the_c_decoder_passes_all_vectors_under_sanitizers() {
     assert_all_passed(&output(Command::new(program).arg("vectors").arg(vectors())));
 }
 
+/// Section 6 forbids fused multiplications and additions; the source has to prevent them, not a flag.
+#[test]
+fn the_c_decoder_passes_all_vectors_where_compilers_may_fuse() {
+    let fma = if cfg!(target_arch = "x86_64") { "-mfma" } else { "-O3" };
+    if cfg!(target_arch = "x86_64") && !has_fma() {
+        eprintln!("skipped: this processor has no fused operations");
+        return;
+    }
+    let flags = ["-std=gnu99", "-O3", "-ffp-contract=fast", fma];
+    let Some(program) = compile("test_vectors.c", "test_vectors_fused", &flags) else { return };
+    assert_all_passed(&output(Command::new(program).arg("vectors").arg(vectors())));
+}
+
+fn has_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 #[test]
 fn the_python_decoder_passes_all_vectors() {
     let Some(python) = python() else { return };
@@ -199,8 +220,8 @@ fn the_compiled_tables_are_those_of_the_text() {
     };
     let (starts, bytes) = (list("uint16_t wsic_standard_start["), list("uint8_t wsic_standard_bytes["));
     let mut wanted = Vec::new();
-    for identifier in 0..252 {
-        assert_eq!(starts[identifier], wanted.len() as u32);
+    for (identifier, &start) in starts[..252].iter().enumerate() {
+        assert_eq!(start, wanted.len() as u32);
         let table = common::forge::standard(identifier as u32);
         wanted.push(table.raw_bits);
         for q in 0..2 {
@@ -376,4 +397,110 @@ fn the_c_decoder_agrees_on_damaged_payloads() {
 fn the_python_decoder_agrees_on_damaged_payloads() {
     let Some(python) = python() else { return };
     damaged(|| wsic_py(python), 0xB17E, 1_500);
+}
+
+/// A matrix without trellis whose inline table has `runs` runs.
+fn scalar_with_runs(runs: u32) -> Plan {
+    let list = (0..runs).map(|i| (i % 3, if i + 1 < runs { 7 } else { 256 - 7 * (runs - 1) })).collect();
+    let table = Table { raw_bits: 0, smallest: [-1, -1], runs: [list, Vec::new()] };
+    Plan {
+        rows: 4,
+        columns: 1,
+        width: 4,
+        steps: 2,
+        trellis: 0,
+        column_kind: 0,
+        row_kind: 0,
+        tensor_scale: 1.0,
+        classes: vec![Class::Inline(table)],
+        first: vec![Entry { input: 0, class: 0, scale: 0, integers: vec![-2, 0, 2, 0] }],
+        extra: vec![],
+        row_scales: vec![],
+    }
+}
+
+/// Cases that the text decides and no vector shows.
+fn edges() -> Vec<(&'static str, Vec<u8>)> {
+    let whole = |plan: &Plan| payload(plan.rows, plan.columns, &[plan.section().bytes()]);
+    let with_side = |plan: &Plan, change: &dyn Fn(&mut Vec<u8>)| {
+        let section = plan.section();
+        let mut side = write_side(&section.side);
+        change(&mut side);
+        payload(plan.rows, plan.columns, &[section.bytes_with_side(&side)])
+    };
+    let mut wide = scalar_with_runs(32);
+    wide.classes = vec![match &wide.classes[0] {
+        Class::Inline(table) => Class::Inline(Table { raw_bits: 5, ..table.clone() }),
+        Class::Standard(_) => unreachable!(),
+    }];
+    let mut beyond = scalar_with_runs(32);
+    beyond.first[0].scale = 255;
+    beyond.tensor_scale = f32::from_bits(167 << 23 | 0x7F_FFFF);
+    vec![
+        ("ok", whole(&scalar_with_runs(32))),
+        // Both lists count, although the second one is a copy.
+        ("bad-table", whole(&scalar_with_runs(33))),
+        // Rules come after the reading of the table, so a list that is cut is noticed first.
+        ("bad-side-information", with_side(&scalar_with_runs(33), &|side| side.truncate(20))),
+        ("bad-side-information", with_side(&wide, &|side| side.truncate(20))),
+        ("ok", whole(&beyond)),
+    ]
+}
+
+#[test]
+fn edges_have_the_verdict_of_the_text() {
+    let (verdicts, payloads): (Vec<&str>, Vec<Vec<u8>>) = edges().into_iter().unzip();
+    for (index, (verdict, bytes)) in verdicts.iter().zip(&payloads).enumerate() {
+        let found = decode(bytes, &Limits::default(), true).map_or_else(|e| e.kind().name(), |_| "ok");
+        assert_eq!(found, *verdict, "case {index}");
+    }
+    if let Some(program) = checked_c_decoder() {
+        compare(dump(Command::new(program)), &payloads, &Limits::default(), true);
+    }
+    if let Some(python) = python() {
+        compare(dump(wsic_py(python)), &payloads, &Limits::default(), true);
+    }
+}
+
+/// Damaged GGUF files: both decoders, which share nothing but the text, give the same verdict.
+#[test]
+fn both_decoders_agree_on_damaged_containers() {
+    let (Some(program), Some(python)) = (checked_c_decoder(), python()) else { return };
+    let mut seeds = Vec::new();
+    for folder in ["valid", "invalid"] {
+        let entries = std::fs::read_dir(vectors().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let single = |path: &PathBuf| !path.to_string_lossy().contains("split-");
+        seeds.extend(entries.filter(|path| path.extension().is_some_and(|e| e == "gguf")).filter(single));
+    }
+    seeds.sort();
+    let mut random = Random(0x66F6);
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..800).map(|index| format!("{index}.gguf")).collect();
+    for name in &names {
+        let mut bytes = std::fs::read(&seeds[random.below(seeds.len())]).unwrap();
+        for _ in 0..=random.below(3) {
+            let at = random.below(bytes.len().min(640));
+            match random.below(8) {
+                0 => bytes.truncate(random.below(bytes.len()).max(1)),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, random.next() as u8),
+                3 | 4 => bytes[at] = [0, 1, 2, 4, 8, 9, 10, 32, 64, 255][random.below(10)],
+                _ => bytes[at] ^= 1 << random.below(8),
+            }
+            bytes.resize(bytes.len().max(1), 0);
+        }
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    for level in [&["dump"][..], &["dump", "--verify"]] {
+        let verdicts =
+            |mut command: Command| output(command.current_dir(folder.path()).args(level).args(&names));
+        let (c, python) = (verdicts(Command::new(program)), verdicts(wsic_py(python)));
+        assert!(
+            c.contains("\tok\n") && c.contains("\tbad-container\n") && c.contains("\tmetadata-mismatch\n")
+        );
+        for (c, python) in c.lines().zip(python.lines()) {
+            assert_eq!(c, python, "the C decoder, the Python decoder");
+        }
+        assert_eq!(c.lines().count(), names.len());
+    }
 }

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { GGUF_U32 = 4, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_U64 = 10, GGUF_DEEPEST = 8 };
+enum { GGUF_U32 = 4, GGUF_STRING = 8, GGUF_ARRAY = 9, GGUF_U64 = 10, GGUF_DEEPEST = 8 /* levels of arrays */ };
 
 typedef struct {
     const uint8_t *bytes;
@@ -119,6 +119,8 @@ static uint64_t gguf_scalar_size(uint32_t type) {
     return type < 13 ? sizes[type] : 0;
 }
 
+static int gguf_unsigned(uint32_t type) { return type == 0 || type == 2 || type == GGUF_U32 || type == GGUF_U64; }
+
 static gguf_value gguf_read_value(gguf_reader *r, uint32_t type, int depth) {
     gguf_value v;
     uint64_t i, each;
@@ -133,6 +135,7 @@ static gguf_value gguf_read_value(gguf_reader *r, uint32_t type, int depth) {
         v.count = gguf_u64(r);
         v.at = r->at;
         each = gguf_scalar_size(v.element);
+        if (!each && v.element != GGUF_STRING && v.element != GGUF_ARRAY) r->failed = 1;
         if (each) {
             if (v.count > r->size / each) r->failed = 1;
             gguf_take(r, v.count * each);
@@ -148,10 +151,8 @@ static gguf_value gguf_read_value(gguf_reader *r, uint32_t type, int depth) {
 }
 
 static uint64_t gguf_number(const gguf_file *f, const gguf_value *v, uint64_t absent) {
-    gguf_reader r;
     uint64_t value = 0, size = gguf_scalar_size(v->type), i;
     if (!v->present || size == 0) return absent;
-    memset(&r, 0, sizeof r);
     for (i = 0; i < size; i++) value |= (uint64_t)f->bytes[v->at + i] << (8 * i);
     return value;
 }
@@ -288,8 +289,9 @@ static int gguf_open(const char *path, uint32_t type_id, gguf_model *model) {
     error = gguf_map(path, &first);
     if (!error) error = gguf_parse(&first, 0);
     count = error ? 1 : gguf_number(&first, &first.split_count, 1);
-    if (count < 1) count = 1;
-    if (count > 99999) count = 1, error = WSIC_BAD_CONTAINER;
+    if (first.split_count.present && !gguf_unsigned(first.split_count.type)) error = WSIC_BAD_CONTAINER;
+    if (count > 99999) error = WSIC_BAD_CONTAINER;
+    if (count < 1 || error) count = 1;
     model->files = calloc((size_t)count, sizeof *model->files);
     if (!model->files) return WSIC_NO_MEMORY;
     model->files[0] = first;
@@ -361,7 +363,7 @@ static int gguf_check_shape(const gguf_tensor *t, const wsic_payload *payload) {
                : WSIC_SHAPE_MISMATCH;
 }
 
-/* Bytes of a tensor of one of ggml's types; 0 if the type is not known here. */
+/* Bytes of a tensor of one of ggml's types, at most UINT64_MAX / 2; 0 if the type is not known here. */
 static int gguf_plain_length(const gguf_tensor *t, uint64_t *length) {
     static const uint16_t blocks[40][2] = {
         {1, 4},     {1, 2},    {32, 18},  {32, 20},  {0, 0},    {0, 0},   {32, 22},  {32, 24},   {32, 34},   {32, 36},
@@ -372,7 +374,10 @@ static int gguf_plain_length(const gguf_tensor *t, uint64_t *length) {
     uint32_t d;
     if (t->type >= 40 || blocks[t->type][0] == 0) return 0;
     for (d = 0; d < t->dim_count; d++) {
-        if (t->dims[d] != 0 && count > UINT64_MAX / 512 / t->dims[d]) return 0;
+        if (t->dims[d] != 0 && count > UINT64_MAX / 1024 / t->dims[d]) {
+            *length = UINT64_MAX / 2; /* more than any file has */
+            return 1;
+        }
         count *= t->dims[d];
     }
     *length = count / blocks[t->type][0] * blocks[t->type][1];

@@ -137,7 +137,8 @@ void wsic_reconstruct(const wsic_matrix *matrix, uint32_t first, uint32_t rows, 
 int wsic_dequantize_rows(const wsic_matrix *matrix, uint32_t first, uint32_t count, int32_t *scratch,
                          size_t scratch_length, float *weights, size_t weights_length);
 
-/* Receives rows first .. first + rows of matrix `index`; `integers` is NULL if it has no stream positions. */
+/* Receives rows first .. first + rows of matrix `index`, in order, at most those of one tile at a time;
+ * `integers` is NULL if the matrix has no stream positions. */
 typedef void wsic_sink(void *user, uint32_t index, const wsic_matrix *matrix, uint32_t first, uint32_t rows,
                        const int32_t *integers, const float *weights);
 
@@ -688,8 +689,8 @@ int wsic_open(const uint8_t *bytes, size_t size, const wsic_limits *limits, wsic
 /* ---- Memory of a matrix ---- */
 
 static uint64_t wsic__memory(const wsic_matrix *m) {
-    return 3 + (uint64_t)m->positions * 9 + (m->row_kind ? (uint64_t)m->rows * 4 : 0) + m->columns + m->chunks +
-           (uint64_t)m->classes * 512 * sizeof(wsic_slot);
+    return 3 + (uint64_t)m->positions * 9 + (m->row_kind ? (uint64_t)m->rows * 4 : 0) +
+           (m->positions ? m->columns : 0) + m->chunks + (uint64_t)m->classes * 512 * sizeof(wsic_slot);
 }
 
 int wsic_matrix_memory(const wsic_payload *payload, uint32_t index, size_t *memory_size) {
@@ -738,7 +739,7 @@ int wsic_open_matrix(const wsic_payload *payload, uint32_t index, void *memory, 
         end += m->counts[i];
         while (chunk < end / m->k) m->chunk_class[chunk++] = (uint8_t)i;
     }
-    memset(seen, 0, m->columns);
+    if (m->positions) memset(seen, 0, m->columns);
     for (i = m->padding; i < m->positions; i++) m->parts[i] = seen[m->inputs[i]]++;
     return WSIC_OK;
 }
@@ -942,8 +943,15 @@ int wsic_dequantize_rows(const wsic_matrix *m, uint32_t first, uint32_t count, i
 
 /* ---- Section 9: a whole decoder or verifier ---- */
 
-static uint32_t wsic__block_rows(const wsic_matrix *m) {
+/* Rows of the largest tile. */
+static uint32_t wsic__tile_rows(const wsic_matrix *m) {
     return m->rows < m->rows_per_tile ? m->rows : m->rows_per_tile;
+}
+
+/* Rows that are reconstructed at a time: one, or as many as have 2^16 weights. */
+static uint32_t wsic__part_rows(const wsic_matrix *m) {
+    uint32_t rows = ((uint32_t)1 << 16) / m->columns, most = wsic__tile_rows(m);
+    return rows < 1 ? 1 : rows < most ? rows : most;
 }
 
 int wsic_decode_all_memory(const uint8_t *bytes, size_t size, const wsic_limits *limits, size_t *memory_size) {
@@ -957,8 +965,9 @@ int wsic_decode_all_memory(const uint8_t *bytes, size_t size, const wsic_limits 
     for (index = 0; index < payload.matrices; index++) {
         error = wsic__check_matrix(&payload, index, &m);
         if (error) return error;
-        /* below 2^40 + 4 * 2^12 * 2^34 */
-        memory = wsic__memory(&m) + 6 + (uint64_t)4 * wsic__block_rows(&m) * ((uint64_t)m.positions + m.columns);
+        /* below 2^40 + 2^2 * 2^12 * 2^32 + 2^32 */
+        memory = wsic__memory(&m) + 3 + (uint64_t)4 * wsic__tile_rows(&m) * m.positions +
+                 (uint64_t)4 * wsic__part_rows(&m) * m.columns;
         if (memory > most) most = memory;
     }
     if (most > SIZE_MAX) return WSIC_NO_MEMORY;
@@ -970,8 +979,8 @@ int wsic_decode_all(const uint8_t *bytes, size_t size, const wsic_limits *limits
                     size_t memory_size, wsic_sink *sink, void *user) {
     wsic_payload payload;
     wsic_matrix m;
-    size_t needed;
-    uint32_t index, first, rows, block;
+    size_t needed, capacity;
+    uint32_t index, first, rows;
     int error = wsic_decode_all_memory(bytes, size, limits, &needed);
     if (!error) error = wsic_open(bytes, size, limits, &payload);
     if (error) return error;
@@ -984,19 +993,22 @@ int wsic_decode_all(const uint8_t *bytes, size_t size, const wsic_limits *limits
         if (error) return error;
         at += (size_t)wsic__memory(&m);
         at += (4 - (uintptr_t)at % 4) % 4;
-        block = wsic__block_rows(&m);
+        capacity = (size_t)wsic__tile_rows(&m) * m.positions;
         integers = (int32_t *)(void *)at;
-        weights = (float *)(void *)(at + (size_t)block * m.positions * 4);
+        weights = (float *)(void *)(at + capacity * 4);
         for (first = 0; first < m.rows; first += rows) {
-            rows = m.rows - first < block ? m.rows - first : block;
-            if (m.tiles > 0) {
-                uint32_t tile = first / m.rows_per_tile;
+            uint32_t tile = first / m.rows_per_tile, skip = first % m.rows_per_tile;
+            const int32_t *part = m.tiles ? integers + (size_t)skip * m.positions : NULL;
+            rows = wsic__part_rows(&m);
+            if (rows > m.rows_per_tile - skip) rows = m.rows_per_tile - skip;
+            if (rows > m.rows - first) rows = m.rows - first;
+            if (m.tiles && skip == 0) {
                 if (verify) error = wsic_verify_tile(&m, tile);
-                if (!error) error = wsic_decode_tile(&m, tile, integers, (size_t)block * m.positions);
+                if (!error) error = wsic_decode_tile(&m, tile, integers, capacity);
                 if (error) return error;
             }
-            wsic_reconstruct(&m, first, rows, m.tiles > 0 ? integers : NULL, weights);
-            if (sink) sink(user, index, &m, first, rows, m.tiles > 0 ? integers : NULL, weights);
+            wsic_reconstruct(&m, first, rows, part, weights);
+            if (sink) sink(user, index, &m, first, rows, part, weights);
         }
     }
     return WSIC_OK;

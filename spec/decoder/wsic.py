@@ -694,23 +694,26 @@ class GgufFile:
     def string(self):
         return bytes(self.take(self.scalar(U64)))
 
-    def value(self, kind):
+    def value(self, kind, depth=0):
         if kind == STRING:
             return kind, None, self.string()
         if kind != ARRAY:
             check(kind in SCALAR_TYPES, CONTAINER, "value type")
             return kind, None, self.scalar(kind)
+        check(depth < 8, CONTAINER, "arrays in arrays")
         inner, count = self.scalar(U32), self.scalar(U64)
         if inner == STRING:
             return kind, inner, [self.string() for _ in range(count)]
         if inner == ARRAY:
-            return kind, inner, [self.value(ARRAY) for _ in range(count)]
+            return kind, inner, [self.value(ARRAY, depth + 1) for _ in range(count)]
         check(inner in SCALAR_TYPES, CONTAINER, "element type")
         form = np.dtype(SCALAR_TYPES[inner])
         return kind, inner, np.frombuffer(self.take(count * form.itemsize), form).tolist()
 
-    def number(self, key, default):
-        return self.metadata.get(key.encode(), (0, None, default))[2]
+    def split_count(self):
+        kind, _, count = self.metadata.get(b"split.count", (U32, None, 1))
+        check(kind in (0, 2, U32, U64), CONTAINER, "split.count")
+        return count
 
 
 class Model:
@@ -719,7 +722,7 @@ class Model:
     def __init__(self, path, type_id=704):
         first = GgufFile(path)
         self.files = [first]
-        count = first.number("split.count", 1)
+        count = first.split_count()
         for number in range(2, count + 1):
             mark = f"-00001-of-{count:05}.gguf"
             check(path.endswith(mark), CONTAINER, "name of the first file")
