@@ -2,7 +2,7 @@
 //!
 //! In: a path and [`Limits`]. Out: [`Folder`], with the metadata and the tensors (ggml names, dimensions, rows as floats
 //! on demand) that stock converters and runtimes have for the same model; the plain GGUF file of it
-//! ([`write_plain`]); and [`imatrix`]. Weights are mapped, never held: a folder costs its tokenizer's size in memory.
+//! ([`write_plain`]); and [`imatrix`]. [`Input`] is either such a folder or a GGUF model. Weights are mapped, never held: a folder costs its tokenizer's size in memory.
 //!
 //! Depends on `gguf` alone. It may not compute with a model, nor print. Every count, offset and length of a file is
 //! checked against limits and the file's real size before anything is allocated or indexed, and every shape against
@@ -20,6 +20,7 @@ mod files;
 mod folder;
 mod header;
 pub mod imatrix;
+mod input;
 mod limits;
 mod model_card;
 mod naming;
@@ -32,6 +33,7 @@ mod tokenizer;
 pub use architecture::supported;
 pub use error::ImportError;
 pub use folder::{Folder, Options};
+pub use input::Input;
 pub use limits::Limits;
 pub use naming::refuse_foreign_kinds;
 pub use plain::{plain_tensor_type, write_plain};

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::error::ModelError;
 use crate::gguf::{GgufFile, GgufModel, Metadata};
+use crate::import::{Folder, Input};
 
 /// Shape of a tensor as a stack of matrices: `rows` counts the rows of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,5 +62,44 @@ impl TensorSource for GgufModel {
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
         let info = self.tensor(tensor)?;
         Ok(self.dequantize_rows(info, rows.start as u64..rows.end as u64, out)?)
+    }
+}
+
+impl TensorSource for Input {
+    fn metadata(&self) -> &Metadata {
+        Input::metadata(self)
+    }
+
+    fn shape(&self, tensor: &str) -> Option<TensorShape> {
+        match self {
+            Input::Gguf(model) => model.shape(tensor),
+            Input::Folder(folder) => folder.shape(tensor),
+        }
+    }
+
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        match self {
+            Input::Gguf(model) => model.read_rows(tensor, rows, out),
+            Input::Folder(folder) => folder.read_rows(tensor, rows, out),
+        }
+    }
+}
+
+impl TensorSource for Folder {
+    fn metadata(&self) -> &Metadata {
+        Folder::metadata(self)
+    }
+
+    fn shape(&self, tensor: &str) -> Option<TensorShape> {
+        let tensor = self.get_tensor(tensor)?;
+        Some(TensorShape { columns: tensor.columns().try_into().ok()?, rows: tensor.rows().try_into().ok()? })
+    }
+
+    fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let Some(found) = self.get_tensor(tensor) else {
+            return Err(ModelError::MissingTensor { tensor: tensor.to_owned() });
+        };
+        self.read_f32(found, rows.start as u64..rows.end as u64, out)
+            .map_err(|source| ModelError::Source { tensor: tensor.to_owned(), source: Box::new(source) })
     }
 }
