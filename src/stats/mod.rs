@@ -4,9 +4,38 @@
 //! ([`SelfCalibration`]). Out: for each layer the [`Covariance`] of each distinct input of its linear layers
 //! ([`collect()`]), that of the output head's input ([`collect_head`]), token frequencies for the embedding, and what an
 //! error of each output costs in the loss ([`Sensitivity`], from a [`Tape`] recorded on the way).
-//! One layer at a time: the caller drives a [`LayerRunner`](crate::model::LayerRunner). Sums are f64 over f32
-//! products of fixed blocks, the same bits for any number of threads. Knows nothing of quantization, and prints
-//! nothing.
+//! Beside these: moments weighted by attention ([`collect_weighted`]) and the drift of a quantized model beside the
+//! original ([`collect_drift`]). One layer at a time: the caller drives a
+//! [`LayerRunner`](crate::model::LayerRunner). Sums are f64 over f32 products of fixed blocks, the same bits for any
+//! number of threads. Knows nothing of quantization, and prints nothing.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use wsic::gguf::{GgufModel, Limits};
+//! use wsic::model::{LayerRunner, Model, Tokenizer};
+//! use wsic::stats::{collect, input_kinds, SelfCalibration};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = Arc::new(GgufModel::open("model.gguf", &Limits::default())?);
+//! let tokenizer = Tokenizer::from_metadata(file.metadata())?;
+//! let model = Arc::new(Model::open(file)?);
+//! let calibration = SelfCalibration::default().run(&model, &tokenizer, &mut |_tokens| ())?;
+//! let mut runner = LayerRunner::new(&model, &calibration.sequences)?;
+//! for layer in 0..model.hyperparameters().layers {
+//!     let mut weights = model.load_layer(layer)?;
+//!     let linears = model.linears(layer);
+//!     let statistics = collect(&mut runner, &weights, &input_kinds(&linears))?;
+//!     for slot in &linears {
+//!         let covariance = statistics.of(slot).map(|covariance| covariance.to_dense());
+//!         // Quantize the tensor `slot.tensor`, then let the next layers see the result:
+//!         // weights.replace(slot.role, matrix)?;
+//!         # let _ = (covariance, &mut weights);
+//!     }
+//!     runner.advance(&weights, &mut ())?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod calibration;
 mod collect;
