@@ -16,7 +16,8 @@ use super::weights::LayerWeights;
 pub struct DecoderOptions {
     /// How keys and values are stored.
     pub precision: CachePrecision,
-    /// Bytes of f32 weights kept in memory; layers beyond are read again for every step.
+    /// Bytes of f32 weights kept in memory, a source's own products counted as if they were; layers beyond are read
+    /// again for every step.
     pub resident_bytes: usize,
 }
 
@@ -73,7 +74,7 @@ impl Decoder {
             None => false,
         };
         let mut head = None;
-        if take(h.vocabulary.saturating_mul(h.width)) {
+        if model.head().product().is_none() && take(h.vocabulary.saturating_mul(h.width)) {
             let mut weights = Vec::with_capacity(h.vocabulary * h.width);
             for_each_block(model.head().as_ref(), |_, block| {
                 weights.extend_from_slice(block);

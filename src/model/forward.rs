@@ -48,17 +48,19 @@ impl Model {
         }
         let output_norm =
             read_tensor(source.as_ref(), "output_norm.weight", TensorShape { columns: width, rows: 1 })?;
-        let table = |tensor| -> Arc<dyn TokenTable> {
-            Arc::new(TensorTable { source: Arc::clone(&source), tensor, tokens: vocabulary, width })
+        let table = |tensor| -> Result<Arc<dyn TokenTable>, ModelError> {
+            let dense = || TensorTable { source: Arc::clone(&source), tensor, tokens: vocabulary, width };
+            let table = source.table(tensor)?.unwrap_or_else(|| Arc::new(dense()));
+            let found = TensorShape { columns: table.width(), rows: table.tokens() };
+            if found == expected {
+                Ok(table)
+            } else {
+                Err(ModelError::shape(tensor, expected, found))
+            }
         };
-        Ok(Self {
-            embedding: table(EMBEDDING),
-            head: table(head_tensor),
-            head_tensor,
-            output_norm,
-            architecture,
-            source,
-        })
+        let embedding = table(EMBEDDING)?;
+        let head = if head_tensor == EMBEDDING { Arc::clone(&embedding) } else { table(head_tensor)? };
+        Ok(Self { embedding, head, head_tensor, output_norm, architecture, source })
     }
 
     /// Where metadata and weights come from.
@@ -81,7 +83,7 @@ impl Model {
         self.architecture.linears(layer)
     }
 
-    /// Reads one layer as floats.
+    /// Reads one layer: matrices as the source multiplies them, else as floats.
     pub fn load_layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
         self.architecture.load(self.source.as_ref(), layer)
     }
@@ -149,6 +151,10 @@ impl Model {
         let rows = hidden.len() / self.hyperparameters().width;
         let mut logits = vec![0.0; rows * vocabulary];
         let normed = self.final_norm(hidden);
+        if let Some(product) = self.head.product() {
+            product.multiply(&normed, &mut logits)?;
+            return Ok(logits);
+        }
         super::head::for_each_logits(self.head.as_ref(), &normed, |first_row, first, tokens, block| {
             for (row, block) in block.chunks_exact(tokens).enumerate() {
                 let start = (first_row + row) * vocabulary + first;

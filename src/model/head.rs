@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::ModelError;
-use super::ops::multiply_transposed;
+use super::ops::{multiply_transposed, MatrixProduct};
 use super::source::TensorSource;
 
 /// Bytes of f32 weights that a block of the head's rows may take.
@@ -24,6 +24,17 @@ pub trait TokenTable: Send + Sync {
 
     /// Writes rows `rows`, row after row; `out` holds `rows.len() * width` floats.
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError>;
+
+    /// Writes the rows of `tokens`, all of them below [`tokens`](Self::tokens), in their order.
+    fn look_up(&self, tokens: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
+        let rows = out.par_chunks_mut(self.width().max(1)).zip(tokens);
+        rows.try_for_each(|(row, &token)| self.read(token as usize..token as usize + 1, row))
+    }
+
+    /// The table as a matrix that multiplies without being turned into floats, if it can.
+    fn product(&self) -> Option<&dyn MatrixProduct> {
+        None
+    }
 }
 
 /// A table that is a tensor of the model's file.
@@ -50,14 +61,10 @@ impl TokenTable for TensorTable {
 
 /// Looks tokens up in the embedding: one row of the hidden state each.
 pub(crate) fn embed(table: &dyn TokenTable, tokens: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
-    let width = table.width().max(1);
-    out.par_chunks_mut(width).zip(tokens).try_for_each(|(row, &token)| {
-        let index = token as usize;
-        if index >= table.tokens() {
-            return Err(ModelError::Token { token, vocabulary: table.tokens() });
-        }
-        table.read(index..index + 1, row)
-    })
+    if let Some(&token) = tokens.iter().find(|&&token| token as usize >= table.tokens()) {
+        return Err(ModelError::Token { token, vocabulary: table.tokens() });
+    }
+    table.look_up(tokens, out)
 }
 
 /// Rows of the table that one block of [`for_each_block`] holds.

@@ -1,8 +1,11 @@
 //! Where a model's metadata and weights come from.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::error::ModelError;
+use super::head::TokenTable;
+use super::ops::MatrixProduct;
 use crate::gguf::{GgufFile, GgufModel, Metadata};
 use crate::import::{Folder, Input};
 
@@ -31,6 +34,17 @@ pub trait TensorSource: Send + Sync {
 
     /// Writes rows `rows` of `tensor`, row after row; `out` holds `rows.len() * columns` floats.
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError>;
+
+    /// The weight of a linear layer in a form that multiplies without being turned into floats; `None` if the source
+    /// has none, and its floats are to be read.
+    fn product(&self, _tensor: &str) -> Result<Option<Arc<dyn MatrixProduct>>, ModelError> {
+        Ok(None)
+    }
+
+    /// The embedding or output head in a form of the source's own; `None` if its floats are to be read.
+    fn table(&self, _tensor: &str) -> Result<Option<Arc<dyn TokenTable>>, ModelError> {
+        Ok(None)
+    }
 }
 
 impl TensorSource for GgufFile {

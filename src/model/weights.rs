@@ -164,14 +164,26 @@ pub fn read_optional_vector(
     }
 }
 
-/// Reads a linear layer with its bias, if it has one, as floats.
+/// Reads a linear layer with its bias, if it has one: as the source multiplies it, else as floats.
 pub fn read_linear(source: &dyn TensorSource, slot: &LinearSlot) -> Result<Linear, ModelError> {
-    let values = read_tensor(source, &slot.tensor, slot.shape)?;
-    let matrix = DenseMatrix::new(slot.shape.rows, slot.shape.columns, values)
-        .ok_or_else(|| ModelError::shape(&slot.tensor, slot.shape, "another size"))?;
+    let matrix: Arc<dyn MatrixProduct> = match source.product(&slot.tensor)? {
+        Some(matrix) => {
+            let found = TensorShape { columns: matrix.columns(), rows: matrix.rows() };
+            if found != slot.shape {
+                return Err(ModelError::shape(&slot.tensor, slot.shape, found));
+            }
+            matrix
+        }
+        None => {
+            let values = read_tensor(source, &slot.tensor, slot.shape)?;
+            let matrix = DenseMatrix::new(slot.shape.rows, slot.shape.columns, values)
+                .ok_or_else(|| ModelError::shape(&slot.tensor, slot.shape, "another size"))?;
+            Arc::new(matrix)
+        }
+    };
     let bias = match slot.tensor.strip_suffix(".weight") {
         Some(stem) => read_optional_vector(source, &format!("{stem}.bias"), slot.shape.rows)?,
         None => None,
     };
-    Ok(Linear { matrix: Arc::new(matrix), bias })
+    Ok(Linear { matrix, bias })
 }

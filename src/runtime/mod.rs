@@ -1,9 +1,15 @@
-//! Models in our tensor type: tensors opened from the container and turned into floats.
+//! Models in our tensor type: tensors opened from the container, multiplied as they are or turned into floats, and
+//! text generation.
 //!
-//! In: a GGUF file and a tensor. Out: a validated payload, or rows of f32 of any tensor, ours or ggml's.
+//! In: a GGUF file. Out: a validated payload, or rows of f32 of any tensor, ours or ggml's ([`WeightSource`]);
+//! products straight from the mapped file ([`FusedSource`]); text ([`TextModel`]). May not print.
 
+mod fused;
+mod on_demand;
+mod shares;
 mod source;
 mod tensor;
 
-pub use source::WeightSource;
+pub use fused::Arithmetic;
+pub use source::{FusedSource, WeightSource};
 pub use tensor::{dequantize_rows, open_payload, TensorError};

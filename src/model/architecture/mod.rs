@@ -109,7 +109,7 @@ pub trait Architecture: Send + Sync {
     /// The linear layers of a layer, in the order they are used; those that share an input follow each other.
     fn linears(&self, layer: usize) -> Vec<LinearSlot>;
 
-    /// Reads one layer as floats.
+    /// Reads one layer: matrices as the source multiplies them, else as floats.
     fn load(&self, source: &dyn TensorSource, layer: usize) -> Result<LayerWeights, ModelError>;
 
     /// What the cache keeps of each token in a layer.

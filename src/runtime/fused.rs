@@ -1,0 +1,218 @@
+//! Matrices of our type that multiply straight from the mapped file.
+
+use super::on_demand::{multiply_floats, source_error, tokens_of, Located};
+use super::shares::{multiply, shares, Share};
+use super::tensor::open_payload;
+use crate::kernels::{KernelError, PreparedMatrix, Scratch};
+use crate::model::{MatrixProduct, ModelError, TokenTable};
+use crate::payload::Limits;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// How a quantized matrix multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Arithmetic {
+    /// Integers of the weights times activations rounded to eight bits with one scale for every 256: fast. The
+    /// rounding adds a relative error of some 0.5 % to each product.
+    #[default]
+    Integer,
+    /// Weights become floats in passing and multiply floats: the products of the unpacked model, slower.
+    Float,
+}
+
+/// Tokens whose activations are prepared at a time: for so many a tile is decoded once.
+const TOKENS_AT_ONCE: usize = 256;
+/// Bytes of rows that a table keeps of those looked up last.
+const KEPT_BYTES: usize = 1 << 20;
+
+self_cell::self_cell!(
+    /// A prepared matrix with the mapping that it borrows from.
+    struct Mapped {
+        owner: Located,
+        #[covariant]
+        dependent: PreparedMatrix,
+    }
+);
+
+thread_local! {
+    /// Working memory of this thread's kernel calls.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Calls a kernel with `bytes` bytes of working memory. Kernels do not call back, so the memory is never in use.
+fn with_scratch<R>(bytes: usize, call: impl FnOnce(&mut [u8]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.reserve(bytes);
+        call(scratch.as_bytes())
+    })
+}
+
+/// A matrix of a WSIC tensor. Besides the mapped bytes it keeps tables of some 20 bytes for each input feature.
+pub(super) struct FusedMatrix {
+    mapped: Mapped,
+    arithmetic: Arithmetic,
+}
+
+impl FusedMatrix {
+    /// Opens the tensor, which must hold one matrix.
+    pub(super) fn open(tensor: Located, arithmetic: Arithmetic) -> Result<Self, ModelError> {
+        let mapped = Mapped::try_new(tensor, |tensor| {
+            let (file, info) = tensor.find()?;
+            let payload = open_payload(file, info, &Limits::default())
+                .map_err(|error| source_error(&tensor.tensor, error))?;
+            match payload.matrices() {
+                [matrix] => Ok(PreparedMatrix::new(matrix)),
+                several => Err(ModelError::shape(&tensor.tensor, "one matrix", several.len())),
+            }
+        })?;
+        Ok(Self { mapped, arithmetic })
+    }
+
+    fn matrix(&self) -> &PreparedMatrix<'_> {
+        self.mapped.borrow_dependent()
+    }
+
+    fn error(&self, error: KernelError) -> ModelError {
+        source_error(&self.mapped.borrow_owner().tensor, error)
+    }
+
+    /// Rows of a tile, but the last one.
+    fn height(&self) -> usize {
+        self.matrix().matrix().geometry().rows_per_tile()
+    }
+
+    fn read_tiles(&self, tiles: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let matrix = self.matrix();
+        with_scratch(matrix.dequantize_scratch(), |scratch| matrix.dequantize_rows(tiles, out, scratch))
+            .map_err(|error| self.error(error))
+    }
+
+    fn multiply_integers(&self, shares: &[Share], x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        let matrix = self.matrix();
+        let tokens = x.len() / matrix.columns();
+        let mut buffer = vec![0; matrix.activation_bytes(tokens)];
+        let activations = matrix.prepare(x, tokens, &mut buffer)?;
+        let scratch = matrix.matmul_scratch(tokens);
+        multiply(shares, tokens, y, |share, y| {
+            with_scratch(scratch, |scratch| matrix.matmul(share.units.clone(), &activations, y, scratch))
+        })
+    }
+
+    /// Floats of rows given by number.
+    fn rows_by_number(&self, rows: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
+        let matrix = self.matrix();
+        with_scratch(matrix.dequantize_scratch(), |scratch| matrix.get_rows(rows, out, scratch))
+            .map_err(|error| self.error(error))
+    }
+}
+
+impl MatrixProduct for FusedMatrix {
+    fn rows(&self) -> usize {
+        self.matrix().rows()
+    }
+
+    fn columns(&self) -> usize {
+        self.matrix().columns()
+    }
+
+    fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError> {
+        let (rows, columns) = (self.rows(), self.columns());
+        tokens_of(rows, columns, x, y)?;
+        let (tiles, height) = (self.matrix().tiles(), self.height());
+        match self.arithmetic {
+            Arithmetic::Integer => {
+                // Each result is the same whatever the cut.
+                let shares = shares(tiles, height, rows);
+                let chunks = x.chunks(TOKENS_AT_ONCE * columns).zip(y.chunks_mut(TOKENS_AT_ONCE * rows));
+                for (x, y) in chunks {
+                    self.multiply_integers(&shares, x, y).map_err(|error| self.error(error))?;
+                }
+                Ok(())
+            }
+            Arithmetic::Float => {
+                let shares: Vec<Share> = (0..tiles)
+                    .map(|tile| Share { units: tile..tile + 1, rows: self.matrix().rows_of(tile..tile + 1) })
+                    .collect();
+                multiply_floats(&shares, columns, x, y, |share, out| {
+                    self.read_tiles(share.units.clone(), out)
+                })
+            }
+        }
+    }
+}
+
+/// A [`FusedMatrix`] with a row for each token.
+pub(super) struct FusedTable {
+    matrix: FusedMatrix,
+    /// Rows looked up last, each at the place that its number gives modulo the number of places.
+    kept: Mutex<Vec<Option<(u32, Box<[f32]>)>>>,
+}
+
+impl FusedTable {
+    pub(super) fn new(matrix: FusedMatrix) -> Self {
+        let places = KEPT_BYTES / size_of::<f32>() / matrix.columns().max(1);
+        Self { kept: Mutex::new(vec![None; places.max(1)]), matrix }
+    }
+
+    fn look_up_one(&self, token: u32, out: &mut [f32]) -> Result<(), ModelError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = kept.len();
+        let Some(place) = kept.get_mut(token as usize % places) else { return Ok(()) };
+        match place {
+            Some((of, row)) if *of == token => out.copy_from_slice(row),
+            _ => {
+                self.matrix.rows_by_number(&[token], out)?;
+                *place = Some((token, out.into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TokenTable for FusedTable {
+    fn tokens(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    fn width(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let numbers: Vec<u32> = rows.filter_map(|row| u32::try_from(row).ok()).collect();
+        self.matrix.rows_by_number(&numbers, out)
+    }
+
+    fn look_up(&self, tokens: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
+        if let &[token] = tokens {
+            return self.look_up_one(token, out);
+        }
+        // Tokens of one tile together: it is decoded once for all of them.
+        let (width, height) = (self.width(), self.matrix.height());
+        let mut wanted = tokens.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let groups: Vec<&[u32]> =
+            wanted.chunk_by(|&a, &b| a as usize / height == b as usize / height).collect();
+        let rows: Vec<Result<Vec<f32>, ModelError>> = groups
+            .into_par_iter()
+            .map(|group| {
+                let mut rows = vec![0.0; group.len() * width];
+                self.matrix.rows_by_number(group, &mut rows).map(|()| rows)
+            })
+            .collect();
+        let rows = rows.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+        for (out, token) in out.chunks_exact_mut(width).zip(tokens) {
+            if let Ok(at) = wanted.binary_search(token) {
+                out.copy_from_slice(&rows[at * width..(at + 1) * width]);
+            }
+        }
+        Ok(())
+    }
+
+    fn product(&self) -> Option<&dyn MatrixProduct> {
+        Some(&self.matrix)
+    }
+}
