@@ -14,6 +14,7 @@ const BLOCK: u64 = 1 << 24;
 
 /// A model, seen the same way whatever it is stored in.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there is one of it
 pub enum Input {
     /// One or several GGUF files.
     Gguf(GgufModel),

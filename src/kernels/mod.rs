@@ -4,7 +4,7 @@
 //! tiles. Callers own threads and memory: every call works on a range of tiles, takes its scratch from the caller and
 //! allocates nothing. Depends on `payload` and std alone. `docs/KERNELS.md` explains how it works and what it costs.
 //!
-//! One file per instruction set; [`dispatch`] is the only place that chooses. The integer arithmetic is exact and the
+//! One file per instruction set; `dispatch` is the only place that chooses. The integer arithmetic is exact and the
 //! order of the float operations is part of each function's contract, so all instruction sets give the same bits.
 
 // Loops over lanes index several arrays at once.

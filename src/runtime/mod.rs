@@ -2,7 +2,7 @@
 //! text generation.
 //!
 //! In: a GGUF file. Out: a validated payload, or rows of f32 of any tensor, ours or ggml's ([`WeightSource`]);
-//! products straight from the mapped file ([`FusedSource`]); text ([`TextModel`]). May not print.
+//! products straight from the mapped file ([`FusedSource`]); text (`TextModel`). May not print.
 
 mod fused;
 mod on_demand;

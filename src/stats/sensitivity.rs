@@ -48,7 +48,7 @@ pub struct Sensitivity {
     pub linears: Vec<(String, Vec<f32>)>,
     /// E[p_r (1 - p_r)] for each row of the output head.
     pub head: Vec<f64>,
-    /// E[p_r] for each token.
+    /// `E[p_r]` for each token.
     pub probability: Vec<f64>,
     /// Second moment of the loss's gradient with respect to the looked-up embeddings.
     pub embedding: Covariance,

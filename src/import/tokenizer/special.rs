@@ -84,8 +84,8 @@ pub(super) fn write(
     };
     let configured =
         |kind: &Kind| config.get(kind.id).and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-    let sources: [&dyn Fn(&Kind) -> Option<u32>; 2] = [&named, &configured];
-    for source in sources {
+    type Source<'s> = &'s dyn Fn(&Kind) -> Option<u32>;
+    for source in [&named as Source, &configured] {
         for kind in SPECIAL.iter().filter(wanted) {
             if let Some(id) = source(kind).filter(|id| *id < vocabulary && !metadata.contains(kind.ggml)) {
                 metadata.set(kind.ggml, Value::U32(id));
