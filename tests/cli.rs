@@ -191,6 +191,49 @@ fn sizes_are_met_from_below() {
 }
 
 #[test]
+fn verify_agrees_with_the_vectors_of_the_specification() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/vectors");
+    let manifest = std::fs::read_to_string(folder.join("manifest.tsv")).unwrap();
+    let mut checked = 0;
+    for line in manifest.lines().skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let &[file, _, verifier, ..] = fields.as_slice() else { panic!("{line}") };
+        if !file.ends_with(".gguf") {
+            continue;
+        }
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"))
+            .arg("verify")
+            .arg(folder.join(file))
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.success(),
+            verifier == "ok",
+            "{file}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(output.status.code(), Some(i32::from(verifier != "ok")), "{file}");
+        checked += 1;
+    }
+    assert!(checked > 30);
+}
+
+#[test]
+fn retagging_changes_ids_only() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "3"]).success();
+    bench.wsic(&["retag", "small.gguf", "--type-id", "910", "-o", "other.gguf"]).success();
+    let other = open(&bench.path("other.gguf"));
+    assert!(other.tensors().iter().any(|tensor| tensor.ty == GgmlType::Unknown(910)));
+    bench.wsic(&["retag", "other.gguf", "--type-id", "704", "-o", "back.gguf"]).success();
+    assert!(
+        std::fs::read(bench.path("small.gguf")).unwrap() == std::fs::read(bench.path("back.gguf")).unwrap()
+    );
+    bench.wsic(&["retag", "small.gguf", "--type-id", "8", "-o", "no.gguf"]).failure();
+    bench.wsic(&["retag", "model.gguf", "--type-id", "910", "-o", "no.gguf"]).failure();
+}
+
+#[test]
 fn overrides_decide_for_single_tensors() {
     let bench = Bench::new(TINY);
     let more = [

@@ -335,34 +335,6 @@ static size_t gguf_before(const gguf_file *f, uint64_t offset) {
     return low;
 }
 
-/* Checks 2 to 6 of a WSIC tensor, the payload header of check 7; the matrices are for the caller to open, then
- * check 8 with gguf_check_shape. */
-static int gguf_find_payload(const gguf_model *model, gguf_tensor *t, const uint8_t **bytes, size_t *size) {
-    const gguf_file *f = &model->files[t->file];
-    uint64_t left, length;
-    int error;
-    if (t->dim_count != 2 && t->dim_count != 3) return WSIC_SHAPE_MISMATCH;
-    if (t->offset % f->alignment != 0) return WSIC_BAD_CONTAINER;
-    if (f->data_start > f->size || t->offset > f->size - f->data_start) return WSIC_BAD_CONTAINER;
-    left = f->size - f->data_start - t->offset;
-    *bytes = f->bytes + (size_t)(f->data_start + t->offset);
-    error = wsic_announced_length(*bytes, (size_t)left, &length);
-    if (error) return error;
-    if (length > left) return WSIC_TRUNCATED;
-    if (length != t->listed) return WSIC_METADATA_MISMATCH;
-    if (gguf_before(f, t->offset + length) - gguf_before(f, t->offset) > (length > 0)) return WSIC_BAD_CONTAINER;
-    *size = (size_t)length;
-    t->length = length;
-    return WSIC_OK;
-}
-
-static int gguf_check_shape(const gguf_tensor *t, const wsic_payload *payload) {
-    uint64_t matrices = t->dim_count == 3 ? t->dims[2] : 1;
-    return t->dims[0] == payload->columns && t->dims[1] == payload->rows && matrices == payload->matrices
-               ? WSIC_OK
-               : WSIC_SHAPE_MISMATCH;
-}
-
 /* Bytes of a tensor of one of ggml's types, at most UINT64_MAX / 2; 0 if the type is not known here. */
 static int gguf_plain_length(const gguf_tensor *t, uint64_t *length) {
     static const uint16_t blocks[40][2] = {
@@ -382,6 +354,46 @@ static int gguf_plain_length(const gguf_tensor *t, uint64_t *length) {
     }
     *length = count / blocks[t->type][0] * blocks[t->type][1];
     return 1;
+}
+
+/* Whether a tensor of a type with fixed block size begins before `offset` and reaches beyond it. */
+static int gguf_reached(const gguf_file *f, uint64_t offset) {
+    size_t i;
+    for (i = 0; i < f->tensor_count; i++) {
+        const gguf_tensor *t = &f->tensors[i];
+        uint64_t length;
+        if (t->offset < offset && gguf_plain_length(t, &length) && length > offset - t->offset) return 1;
+    }
+    return 0;
+}
+
+/* Checks 2 to 6 of a WSIC tensor, the payload header of check 7; the matrices are for the caller to open, then
+ * check 8 with gguf_check_shape. */
+static int gguf_find_payload(const gguf_model *model, gguf_tensor *t, const uint8_t **bytes, size_t *size) {
+    const gguf_file *f = &model->files[t->file];
+    uint64_t left, length;
+    int error;
+    if (t->dim_count != 2 && t->dim_count != 3) return WSIC_SHAPE_MISMATCH;
+    if (t->offset % f->alignment != 0) return WSIC_BAD_CONTAINER;
+    if (f->data_start > f->size || t->offset > f->size - f->data_start) return WSIC_BAD_CONTAINER;
+    left = f->size - f->data_start - t->offset;
+    *bytes = f->bytes + (size_t)(f->data_start + t->offset);
+    error = wsic_announced_length(*bytes, (size_t)left, &length);
+    if (error) return error;
+    if (length > left) return WSIC_TRUNCATED;
+    if (length != t->listed) return WSIC_METADATA_MISMATCH;
+    if (gguf_before(f, t->offset + length) - gguf_before(f, t->offset) > (length > 0)) return WSIC_BAD_CONTAINER;
+    if (gguf_reached(f, t->offset)) return WSIC_BAD_CONTAINER;
+    *size = (size_t)length;
+    t->length = length;
+    return WSIC_OK;
+}
+
+static int gguf_check_shape(const gguf_tensor *t, const wsic_payload *payload) {
+    uint64_t matrices = t->dim_count == 3 ? t->dims[2] : 1;
+    return t->dims[0] == payload->columns && t->dims[1] == payload->rows && matrices == payload->matrices
+               ? WSIC_OK
+               : WSIC_SHAPE_MISMATCH;
 }
 
 /* The last check of a verifier: no gaps between tensors, and padding of zeros. */

@@ -804,7 +804,7 @@ static int wsic__escapes(const wsic_matrix *m, uint32_t rows, uint32_t steps, co
         uint64_t e = wsic__unary(&bits), chunk, column;
         uint32_t code, lane, row;
         int32_t *m_at;
-        if (bits.failed || e > 21) return WSIC_BAD_ESCAPE;
+        if (bits.failed || e > 22) return WSIC_BAD_ESCAPE;
         code = (uint32_t)1 << e | wsic__take(&bits, (uint32_t)e);
         if (bits.failed) return WSIC_BAD_ESCAPE;
         next = p + 1;

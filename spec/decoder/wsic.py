@@ -570,7 +570,7 @@ def add_escapes(matrix, m, steps, rows, data):
         p = following + (bits.unary() << g | bits.read(g))
         following = p + 1
         e = bits.unary()
-        check(e <= 21, "bad-escape", "exponent")
+        check(e <= 22, "bad-escape", "exponent")
         code = 1 << e | bits.read(e)
         lane, step, chunk = p % 64, (p // 64) % steps, p // (64 * steps)
         column = chunk * matrix.k + lane % matrix.k
@@ -650,6 +650,17 @@ class Tensor:
         self.file, self.name, self.dims, self.type_id, self.offset = file, name, dims, type_id, offset
         self.at = file.data_start + offset
         self.length = None  # of a WSIC tensor, once it is checked
+
+
+def plain_length(tensor):
+    """Bytes of a tensor of a type with fixed block size, None for other types."""
+    if tensor.type_id not in BLOCKS:
+        return None
+    weights_per_block, block_bytes = BLOCKS[tensor.type_id]
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    return count // weights_per_block * block_bytes
 
 
 class GgufFile:
@@ -764,6 +775,9 @@ class Model:
         for other in file.tensors:
             inside = tensor.offset <= other.offset < tensor.offset + length
             check(other is tensor or not inside, CONTAINER, "overlap")
+            reach = plain_length(other)
+            over = reach is not None and other.offset < tensor.offset < other.offset + reach
+            check(not over, CONTAINER, "overlap from before")
         payload = Payload(file.data[tensor.at : tensor.at + length].tobytes())
         shape = [payload.columns, payload.rows, len(payload.matrices)]
         check((tensor.dims + [1])[:3] == shape, "shape-mismatch", "dimensions")
@@ -777,12 +791,8 @@ class Model:
             for tensor in file.tensors:
                 check(expected is None or tensor.offset == expected, CONTAINER, "gap")
                 length = tensor.length
-                if length is None and tensor.type_id in BLOCKS:
-                    weights_per_block, block_bytes = BLOCKS[tensor.type_id]
-                    count = 1
-                    for dim in tensor.dims:
-                        count *= dim
-                    length = count // weights_per_block * block_bytes
+                if length is None:
+                    length = plain_length(tensor)
                 expected = None  # of a type that is not known here
                 if length is not None:
                     end = tensor.offset + length

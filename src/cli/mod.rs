@@ -7,6 +7,7 @@ mod convert;
 mod eval;
 mod inspect;
 mod progress;
+mod retag;
 mod units;
 mod unpack;
 mod verify;
@@ -41,6 +42,7 @@ enum Command {
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
+    Retag(retag::Arguments),
 }
 
 /// What every command can ask for.
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),
+        Command::Retag(arguments) => retag::run(&arguments, &context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use super::{progress, units, Context};
 use crate::gguf::{self, GgmlType, GgufModel};
 use crate::payload::Limits;
-use crate::runtime::{dequantize_rows, open_payload, TensorError};
+use crate::runtime::{check_gaps, check_metadata, dequantize_rows, open_payload, TensorError};
 use anyhow::{bail, Context as _, Result};
 use rayon::prelude::*;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
+    check_metadata(&model).with_context(|| arguments.model.display().to_string())?;
     let bar = progress::bar(model.tensor_count() as u64, "verifying", context.quiet);
     let (mut failures, mut payloads, mut payload_bytes, mut others) = (0, 0, 0u64, 0);
     for file in model.files() {
@@ -50,7 +51,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     if failures > 0 {
         bail!("{}: {failures} tensors are damaged", arguments.model.display());
     }
-    check_lengths(&model).with_context(|| arguments.model.display().to_string())?;
+    for file in model.files() {
+        check_gaps(file).with_context(|| file.path().display().to_string())?;
+    }
     println!(
         "{}: {payloads} WSIC tensors ({}) decode with correct checksums, {others} other tensors are present",
         arguments.model.display(),
@@ -78,29 +81,4 @@ fn verify_payload(file: &gguf::GgufFile, tensor: &gguf::TensorInfo) -> Result<()
         tensor: tensor.name.clone(),
         source,
     })
-}
-
-/// The metadata repeats names and lengths of the payloads, so that tools which do not know the type can tell.
-fn check_lengths(model: &GgufModel) -> Result<()> {
-    let metadata = model.metadata();
-    if !metadata.contains(crate::convert::TENSOR_NAMES_KEY) {
-        return Ok(());
-    }
-    let names: Vec<_> = metadata.strings(crate::convert::TENSOR_NAMES_KEY)?.map(<[u8]>::to_vec).collect();
-    let lengths: Vec<u64> = metadata.integer_array(crate::convert::TENSOR_BYTES_KEY)?;
-    let actual: Vec<_> = model.tensors().filter(|tensor| tensor.ty == GgmlType::Wsic).collect();
-    let agree = names.len() == actual.len()
-        && lengths.len() == actual.len()
-        && actual
-            .iter()
-            .zip(names.iter().zip(&lengths))
-            .all(|(tensor, (name, &length))| tensor.name.as_bytes() == name && tensor.byte_len == length);
-    if !agree {
-        bail!(
-            "the metadata keys {} and {} do not agree with the tensors: another tool changed the file; convert again",
-            crate::convert::TENSOR_NAMES_KEY,
-            crate::convert::TENSOR_BYTES_KEY
-        );
-    }
-    Ok(())
 }

@@ -160,6 +160,7 @@ fn output_metadata(
     metadata.set("general.file_type", Value::U32(GgmlType::Wsic.id()));
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set(VERSION_KEY, Value::U32(1));
+    metadata.set(TYPE_ID_KEY, Value::U32(GgmlType::Wsic.id()));
     let names = Array::from_strings(quantized.iter().map(|tensor| tensor.info.name.as_bytes()));
     metadata.set(TENSOR_NAMES_KEY, Value::Array(names));
     metadata.set(TENSOR_BYTES_KEY, Value::Array(Array::from_u64(&vec![0; quantized.len()])));

@@ -34,7 +34,8 @@ impl Spool {
             move |source| ConvertError::File { path, action, source }
         };
         if folder.exists() {
-            if resume {
+            // Killed before the fingerprint was written, a conversion has left nothing to go on with.
+            if resume && folder.join(FINGERPRINT).exists() {
                 let found =
                     fs::read_to_string(folder.join(FINGERPRINT)).map_err(io("read its fingerprint"))?;
                 if found != fingerprint {

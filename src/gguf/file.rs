@@ -107,6 +107,15 @@ impl GgufFile {
         })
     }
 
+    /// Bytes of the data section from one offset to another; those of them that are in the file.
+    pub fn data_between(&self, first: u64, last: u64) -> &[u8] {
+        let place = |offset: u64| {
+            let at = self.data_start.checked_add(offset).and_then(|at| usize::try_from(at).ok());
+            at.unwrap_or(usize::MAX).min(self.bytes.len())
+        };
+        self.bytes.get(place(first)..place(last)).unwrap_or(&[])
+    }
+
     fn out_of_range(&self, tensor: &TensorInfo, expected: String, found: String) -> GgufError {
         GgufError::OutOfRange { path: self.path.clone(), tensor: tensor.name.clone(), expected, found }
     }

@@ -4,12 +4,14 @@
 //! In: a GGUF file. Out: a validated payload, or rows of f32 of any tensor, ours or ggml's ([`WeightSource`]);
 //! products straight from the mapped file ([`FusedSource`]); text (`TextModel`). May not print.
 
+mod container;
 mod fused;
 mod on_demand;
 mod shares;
 mod source;
 mod tensor;
 
+pub use container::{check_gaps, check_metadata, ContainerProblem};
 pub use fused::Arithmetic;
 pub use source::{FusedSource, WeightSource};
 pub use tensor::{dequantize_rows, open_payload, TensorError};
