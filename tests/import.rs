@@ -134,7 +134,12 @@ fn files_of_a_sharded_checkpoint_are_one_model() {
     recipe.write_sharded(kept.path(), 3);
     let sharded = Folder::open(kept.path(), &Limits::default()).unwrap();
     for tensor in whole.tensors() {
-        assert_eq!(floats(&whole, &tensor.spec.name), floats(&sharded, &tensor.spec.name), "{}", tensor.spec.name);
+        assert_eq!(
+            floats(&whole, &tensor.spec.name),
+            floats(&sharded, &tensor.spec.name),
+            "{}",
+            tensor.spec.name
+        );
     }
     // Without the index the files are found by their names.
     std::fs::remove_file(kept.path().join("model.safetensors.index.json")).unwrap();
@@ -149,7 +154,8 @@ fn plain_files_hold_the_same_numbers() {
         for (ty, file_type) in [(GgmlType::F32, 0), (GgmlType::F16, 1), (GgmlType::BF16, 32)] {
             let path = kept.path().join("plain.gguf");
             let mut seen = Vec::new();
-            let size = import::write_plain(&folder, ty, &path, &mut |name| seen.push(name.to_owned())).unwrap();
+            let size =
+                import::write_plain(&folder, ty, &path, &mut |name| seen.push(name.to_owned())).unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
             let model = GgufModel::open(&path, &gguf::Limits::default()).unwrap();
             assert_eq!(model.metadata().u32("general.file_type").unwrap(), file_type);
@@ -158,7 +164,12 @@ fn plain_files_hold_the_same_numbers() {
                 let exact = tensor.dims.len() == 1;
                 assert_eq!(tensor.ty, if exact { GgmlType::F32 } else { ty }, "{}", tensor.name);
                 // The values were chosen so that all three types hold them.
-                assert_eq!(model.tensor_f32(tensor).unwrap(), floats(&folder, &tensor.name), "{}", tensor.name);
+                assert_eq!(
+                    model.tensor_f32(tensor).unwrap(),
+                    floats(&folder, &tensor.name),
+                    "{}",
+                    tensor.name
+                );
             }
         }
     }
@@ -187,7 +198,11 @@ fn tied_heads_are_not_written_twice() {
     recipe.config["tie_word_embeddings"] = json!(true);
     let (_kept, folder) = open(&recipe);
     assert!(folder.get_tensor("output.weight").is_none());
-    assert!(folder.warnings().iter().any(|warning| warning.contains("output head")), "{:?}", folder.warnings());
+    assert!(
+        folder.warnings().iter().any(|warning| warning.contains("output head")),
+        "{:?}",
+        folder.warnings()
+    );
     recipe.tensors.remove("lm_head.weight");
     let (_kept, folder) = open(&recipe);
     assert!(folder.get_tensor("output.weight").is_none());
@@ -254,11 +269,9 @@ fn mixtral() -> Recipe {
 #[test]
 fn experts_are_stacked() {
     let (_kept, folder) = open(&mixtral());
-    for (name, source, dims) in [
-        ("gate", "w1", [8u64, 12, 3]),
-        ("up", "w3", [8, 12, 3]),
-        ("down", "w2", [12, 8, 3]),
-    ] {
+    for (name, source, dims) in
+        [("gate", "w1", [8u64, 12, 3]), ("up", "w3", [8, 12, 3]), ("down", "w2", [12, 8, 3])]
+    {
         let name = format!("blk.1.ffn_{name}_exps.weight");
         assert_eq!(folder.get_tensor(&name).unwrap().spec.dims, dims);
         let expected: Vec<f32> = (0..3)
@@ -304,7 +317,11 @@ fn fused_experts_are_the_same_model() {
         let (mut gate_up, mut down) = (Vec::new(), Vec::new());
         for expert in 0..2 {
             let mut take = |kind: &str| {
-                recipe.tensors.remove(&format!("model.layers.{layer}.mlp.experts.{expert}.{kind}_proj.weight")).unwrap().2
+                recipe
+                    .tensors
+                    .remove(&format!("model.layers.{layer}.mlp.experts.{expert}.{kind}_proj.weight"))
+                    .unwrap()
+                    .2
             };
             gate_up.extend(take("gate"));
             gate_up.extend(take("up"));
@@ -340,7 +357,8 @@ fn gemma_norms_are_one_more() {
             let text = recipe.config.clone();
             recipe.config = json!({"architectures": [class], "model_type": "gemma3", "text_config": text});
             let renamed = std::mem::take(&mut recipe.tensors).into_iter();
-            recipe.tensors = renamed.map(|(name, tensor)| (format!("language_model.{name}"), tensor)).collect();
+            recipe.tensors =
+                renamed.map(|(name, tensor)| (format!("language_model.{name}"), tensor)).collect();
             recipe.add("BF16", "vision_tower.encoder.weight", &[2, 2]);
         }
         let (_kept, folder) = open(&recipe);
@@ -353,7 +371,11 @@ fn gemma_norms_are_one_more() {
                 ("ffn_norm", "pre_feedforward_layernorm", 8),
                 ("post_ffw_norm", "post_feedforward_layernorm", 8),
             ] {
-                assert_eq!(floats(&folder, &format!("blk.1.{ours}.weight")), add(&source(theirs), len), "{ours}");
+                assert_eq!(
+                    floats(&folder, &format!("blk.1.{ours}.weight")),
+                    add(&source(theirs), len),
+                    "{ours}"
+                );
             }
             assert_eq!(floats(&folder, "output_norm.weight"), add("model.norm.weight", 8));
         } else {
@@ -378,7 +400,11 @@ fn phi_3_keeps_its_fused_tensors() {
     for layer in 0..2 {
         let name = |rest: &str| format!("model.layers.{layer}.{rest}.weight");
         recipe.add("F16", &name("input_layernorm"), &[8]).add("F16", &name("post_attention_layernorm"), &[8]);
-        recipe.add("F16", &name("self_attn.qkv_proj"), &[16, 8]).add("F16", &name("self_attn.o_proj"), &[8, 8]);
+        recipe.add("F16", &name("self_attn.qkv_proj"), &[16, 8]).add(
+            "F16",
+            &name("self_attn.o_proj"),
+            &[8, 8],
+        );
         recipe.add("F16", &name("mlp.gate_up_proj"), &[24, 8]).add("F16", &name("mlp.down_proj"), &[8, 12]);
     }
     let (_kept, folder) = open(&recipe);
@@ -456,9 +482,8 @@ fn both_inputs_look_alike() {
     let (kept, folder) = open(&llama("BF16"));
     let path = kept.path().join("plain.gguf");
     import::write_plain(&folder, GgmlType::BF16, &path, &mut |_| {}).unwrap();
-    let inputs = [kept.path(), path.as_path()].map(|path| {
-        Input::open(path, &Limits::default(), &Options::default()).unwrap()
-    });
+    let inputs = [kept.path(), path.as_path()]
+        .map(|path| Input::open(path, &Limits::default(), &Options::default()).unwrap());
     let [from_folder, from_file] = &inputs;
     assert_eq!(from_folder.specs(), from_file.specs());
     assert_eq!(from_folder.joined_metadata(), from_file.joined_metadata());
@@ -486,7 +511,6 @@ fn both_inputs_look_alike() {
     let outside = from_folder.dequantize_rows("token_embd.weight", 7..9, &mut [0.0; 16]);
     assert!(outside.unwrap_err().to_string().contains("token_embd.weight"));
     assert!(from_folder.read_rows("nothing", 0..1, &mut [0.0]).is_err());
-    let _ = Metadata::new("");
 }
 
 #[test]
