@@ -511,7 +511,6 @@ fn both_inputs_look_alike() {
     let outside = from_folder.dequantize_rows("token_embd.weight", 7..9, &mut [0.0; 16]);
     assert!(outside.unwrap_err().to_string().contains("token_embd.weight"));
     assert!(from_folder.read_rows("nothing", 0..1, &mut [0.0]).is_err());
-    let _ = Metadata::new("");
 }
 
 #[test]

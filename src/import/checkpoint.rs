@@ -62,7 +62,8 @@ impl Checkpoint {
         };
         let limit = files.limits.max_shards;
         ImportError::check_limit(files.folder, "safetensors files", "max_shards", limit, names.len() as u64)?;
-        let missing: Vec<&str> = names.iter().map(String::as_str).filter(|name| !files.has(name)).collect();
+        let indexed = names.iter().filter(|_| index.is_some());
+        let missing: Vec<&str> = indexed.map(String::as_str).filter(|name| !files.has(name)).collect();
         if let Some(first) = missing.first() {
             let hint = format!("the index `{INDEX}` names it; missing files: {}", missing.join(", "));
             return Err(ImportError::MissingFile { path: files.path(first), hint });

@@ -109,3 +109,11 @@ make("phi3", t.Phi3ForCausalLM(t.Phi3Config(**P, sliding_window=None)), piece_to
 make("phi3-long", t.Phi3ForCausalLM(t.Phi3Config(**P, original_max_position_embeddings=128, rope_parameters=dict(
     rope_type="longrope", rope_theta=10000.0, short_factor=[1.0 + i / 50 for i in range(8)],
     long_factor=[1.0 + i / 5 for i in range(8)]))), piece_tokenizer, torch.bfloat16)
+
+# The same tokenizer as transformers saves it: merges in tokenizer.json, no tokenizer.model.
+folder = os.path.join(out, "mistral-merges")
+shutil.rmtree(folder, ignore_errors=True)
+shutil.copytree(os.path.join(out, "mistral"), folder)
+os.remove(os.path.join(folder, "tokenizer.model"))
+t.AutoTokenizer.from_pretrained(os.path.join(out, "mistral")).save_pretrained(folder)
+print("mistral-merges", sorted(os.listdir(folder)))
