@@ -143,11 +143,14 @@ impl MatrixProduct for FusedMatrix {
     }
 }
 
+/// Number and values of a row.
+type KeptRow = (u32, Box<[f32]>);
+
 /// A [`FusedMatrix`] with a row for each token.
 pub(super) struct FusedTable {
     matrix: FusedMatrix,
     /// Rows looked up last, each at the place that its number gives modulo the number of places.
-    kept: Mutex<Vec<Option<(u32, Box<[f32]>)>>>,
+    kept: Mutex<Vec<Option<KeptRow>>>,
 }
 
 impl FusedTable {

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn shares_cover_all_rows_and_results_land_in_place() {
-        for (rows, height) in [(1, 64), (576, 256), (1000, 64), (8192, 256)] {
+        for (rows, height) in [(1usize, 64usize), (576, 256), (1000, 64), (8192, 256)] {
             let shares = shares(rows.div_ceil(height), height, rows);
             assert_eq!(shares[0].rows.start, 0);
             assert_eq!(shares.last().unwrap().rows.end, rows);
