@@ -15,10 +15,13 @@ impl Pieces {
         for chunk in self.pending.utf8_chunks() {
             text.push_str(chunk.valid());
             used += chunk.valid().len();
+            if chunk.invalid().is_empty() {
+                continue;
+            }
             let last = used + chunk.invalid().len() == self.pending.len();
             // A character cut off at the end waits for its other bytes.
             let cut = std::str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_none());
-            if !chunk.invalid().is_empty() && !(last && cut) {
+            if !last || !cut {
                 text.push(char::REPLACEMENT_CHARACTER);
                 used += chunk.invalid().len();
             }
