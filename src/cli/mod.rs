@@ -8,6 +8,7 @@ mod eval;
 mod inspect;
 mod progress;
 mod retag;
+mod run;
 mod units;
 mod unpack;
 mod verify;
@@ -39,6 +40,7 @@ struct Arguments {
 enum Command {
     Convert(convert::Arguments),
     Eval(eval::Arguments),
+    Run(run::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
+        Command::Run(arguments) => run::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),

@@ -1,0 +1,125 @@
+//! `wsic run`: continue a text or answer a question.
+
+use super::Context;
+use crate::runtime::{Arithmetic, End, RunOptions, Sampling, TextModel};
+use anyhow::{ensure, Context as _, Result};
+use std::io::{ErrorKind, Read, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// Continue a text, or answer a question with --chat, straight from the compressed file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  wsic run small.gguf -p 'The capital of France is' -n 24 --temp 0
+  wsic run small.gguf --chat -p 'Why is the sky blue?'
+  wsic run small.gguf -f story.txt -n 500 --temp 1 --top-k 0 --top-p 0.9 --seed 7
+
+The text goes to standard output, speeds to standard error. Equal settings and seeds give equal texts, whatever the
+number of threads.")]
+pub(crate) struct Arguments {
+    /// GGUF file, with or without WSIC tensors (the first one of a split model).
+    model: PathBuf,
+    /// Text to continue, or with --chat to answer.
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "file")]
+    prompt: Option<String>,
+    /// File with the text; - is standard input.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Tokens to generate, at most.
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 128)]
+    tokens: usize,
+    /// Put the text into the model's chat format as a user's turn.
+    #[arg(long)]
+    chat: bool,
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temp: f32,
+    /// Draw from so many of the likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Draw from the fewest likeliest tokens with this much probability; 1 for all.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Seed of the draws.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Multiply floats instead of 8-bit activations: slower, the same as the unpacked model.
+    #[arg(long)]
+    exact: bool,
+}
+
+impl Arguments {
+    fn text(&self) -> Result<String> {
+        match (&self.prompt, &self.file) {
+            (Some(text), _) => Ok(text.clone()),
+            (None, Some(path)) if path.as_os_str() == "-" => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                Ok(text)
+            }
+            (None, Some(path)) => std::fs::read_to_string(path)
+                .with_context(|| format!("{}: cannot read the text", path.display())),
+            (None, None) => Ok(String::new()),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    ensure!(
+        arguments.temp.is_finite() && arguments.temp >= 0.0,
+        "--temp {}: expected 0 or more",
+        arguments.temp
+    );
+    ensure!((0.0..=1.0).contains(&arguments.top_p), "--top-p {}: expected 0 to 1", arguments.top_p);
+    let text = arguments.text()?;
+    let arithmetic = if arguments.exact { Arithmetic::Float } else { Arithmetic::Integer };
+    let options = RunOptions { arithmetic, ..RunOptions::default() };
+    let name = || arguments.model.display().to_string();
+    let model = TextModel::open(&arguments.model, &options).with_context(name)?;
+    if !context.quiet {
+        model.tokenizer().warnings().iter().for_each(|warning| eprintln!("note: {warning}"));
+    }
+    let prompt = if arguments.chat { model.question(&text, true)? } else { model.prompt(&text)? };
+    let mut session = model.session(prompt.len().saturating_add(arguments.tokens)).with_context(name)?;
+    let sampling = Sampling {
+        temperature: arguments.temp,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        seed: arguments.seed,
+    };
+    let mut output = std::io::stdout().lock();
+    let mut failure = None;
+    let generation = session.generate(&prompt, arguments.tokens, sampling, |piece| {
+        match output.write_all(piece.as_bytes()).and_then(|()| output.flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    match failure {
+        // Who reads has read enough.
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+        Some(error) => return Err(error).context("cannot write the text"),
+        None => writeln!(output).or_else(|error| match error.kind() {
+            ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })?,
+    }
+    if !context.quiet {
+        let end = match generation.end {
+            End::EndOfText => ", ended by the model",
+            _ => "",
+        };
+        eprintln!(
+            "prompt {} tokens, {:.1} tokens/s; generated {} tokens, {:.1} tokens/s{end}",
+            generation.prompt_tokens,
+            generation.prompt_speed(),
+            generation.tokens.len(),
+            generation.speed(),
+        );
+    }
+    Ok(())
+}
