@@ -219,7 +219,7 @@ fn title(text: &str) -> String {
     let words = text.split_whitespace().map(|word| {
         let cased = word.chars().any(char::is_alphabetic) && !word.chars().any(char::is_uppercase);
         let rest = word.strip_prefix('v').unwrap_or_default();
-        let version = !rest.is_empty() && rest.split('.').all(|part| is_digits(part));
+        let version = !rest.is_empty() && rest.split('.').all(is_digits);
         if !cased || version || word.starts_with(|c: char| c.is_ascii_digit()) {
             return word.to_owned();
         }
@@ -284,14 +284,12 @@ fn size_word(word: &str) -> Option<(String, Option<f64>)> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         is_digits(whole) && is_digits(fraction)
     };
-    let value = if plain(number) {
-        number.parse::<f64>().ok().map(|number| number * 10f64.powi(exponent))
-    } else if number.strip_prefix('a').is_some_and(plain) {
-        None
-    } else if number.split_once('x').is_some_and(|(count, each)| is_digits(count) && plain(each)) {
-        None
-    } else {
-        return None;
+    let mixture = number.strip_prefix('a').is_some_and(plain)
+        || number.split_once('x').is_some_and(|(count, each)| is_digits(count) && plain(each));
+    let value = match plain(number) {
+        true => number.parse::<f64>().ok().map(|number| number * 10f64.powi(exponent)),
+        false if mixture => None,
+        false => return None,
     };
     if let Some(unit) = spelled.pop() {
         spelled.push(unit.to_ascii_uppercase());

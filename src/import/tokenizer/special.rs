@@ -84,12 +84,12 @@ pub(super) fn write(
     };
     let configured =
         |kind: &Kind| config.get(kind.id).and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-    let sources: [&dyn Fn(&Kind) -> Option<u32>; 2] = [&named, &configured];
-    for source in sources {
-        for kind in SPECIAL.iter().filter(wanted) {
-            if let Some(id) = source(kind).filter(|id| *id < vocabulary && !metadata.contains(kind.ggml)) {
-                metadata.set(kind.ggml, Value::U32(id));
-            }
+    let found = SPECIAL.iter().filter(wanted).map(|kind| (kind, named(kind)));
+    let found: Vec<(&Kind, Option<u32>)> =
+        found.chain(SPECIAL.iter().filter(wanted).map(|kind| (kind, configured(kind)))).collect();
+    for (kind, id) in found {
+        if let Some(id) = id.filter(|id| *id < vocabulary && !metadata.contains(kind.ggml)) {
+            metadata.set(kind.ggml, Value::U32(id));
         }
     }
     for (key, add) in &reader.add {
