@@ -19,7 +19,7 @@ pub enum Input {
     /// One or several GGUF files.
     Gguf(GgufModel),
     /// A Hugging Face folder.
-    Folder(Folder),
+    Folder(Box<Folder>),
 }
 
 impl Input {
@@ -30,7 +30,7 @@ impl Input {
     pub fn open(path: impl AsRef<Path>, limits: &Limits, options: &Options) -> Result<Self, ImportError> {
         let path = path.as_ref();
         if path.is_dir() {
-            return Folder::open_with(path, limits, options).map(Input::Folder);
+            return Folder::open_with(path, limits, options).map(|folder| Input::Folder(Box::new(folder)));
         }
         let model = GgufModel::open(path, &gguf::Limits::default())?;
         refuse_foreign_kinds(path, model.metadata())?;

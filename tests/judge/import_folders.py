@@ -106,7 +106,7 @@ make("qwen3moe", t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**B, head_dim=32, num_ex
 make("gemma3", t.Gemma3ForCausalLM(t.Gemma3TextConfig(**{**P, "num_hidden_layers": 7}, head_dim=32, query_pre_attn_scalar=32,
      sliding_window=16)), piece_tokenizer, torch.bfloat16)
 make("phi3", t.Phi3ForCausalLM(t.Phi3Config(**P, sliding_window=None)), piece_tokenizer, torch.bfloat16)
-make("phi3-long", t.Phi3ForCausalLM(t.Phi3Config(**P, original_max_position_embeddings=128, rope_parameters=dict(
+make("phi3-long", t.Phi3ForCausalLM(t.Phi3Config(**P, original_max_position_embeddings=256, rope_parameters=dict(
     rope_type="longrope", rope_theta=10000.0, short_factor=[1.0 + i / 50 for i in range(8)],
     long_factor=[1.0 + i / 5 for i in range(8)]))), piece_tokenizer, torch.bfloat16)
 
