@@ -12,6 +12,8 @@
 
 mod activations;
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_product;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_product;
@@ -27,6 +29,8 @@ mod rows;
 mod scalar;
 mod scratch;
 mod stream;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 pub use activations::Activations;
 pub use error::KernelError;
