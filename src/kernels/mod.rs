@@ -23,6 +23,7 @@ mod escapes;
 mod isa;
 mod matmul;
 mod matvec;
+pub mod measure;
 mod pass;
 mod plan;
 mod rows;
