@@ -128,10 +128,13 @@ macro_rules! kernel {
         unsafe fn $name<const N: usize>(product: &Product<'_>, first: usize, sums: &mut [f32], batch: usize) {
             let words = product.width / 4;
             let vectors = product.scales.len();
+            // Arrays of constant length: with slices the totals would live in memory.
+            let Some(corrections) = product.corrections[first..].first_chunk::<N>() else { return };
+            let Some(scales) = product.scales[first..].first_chunk::<N>() else { return };
             for panel in 0..product.panels {
                 let mut totals = [[_mm256_setzero_si256(); 2]; N];
-                for (totals, &correction) in totals.iter_mut().zip(&product.corrections[first..]) {
-                    *totals = [_mm256_set1_epi32(correction); 2];
+                for n in 0..N {
+                    totals[n] = [_mm256_set1_epi32(corrections[n]); 2];
                 }
                 // SAFETY: all addresses are inside the slices of `product` and `sums`, by the sizes that the caller
                 // checked.
@@ -154,12 +157,12 @@ macro_rules! kernel {
                         }
                         chunk = chunk.add(product.chunk_stride);
                     }
-                    for (n, totals) in totals.iter().enumerate() {
-                        let scale = _mm256_set1_ps(product.scales[first + n]);
+                    for n in 0..N {
+                        let scale = _mm256_set1_ps(scales[n]);
                         let sum = sums.as_mut_ptr().add((panel * batch + first + n) * PANEL_ROWS);
-                        for (half, total) in totals.iter().enumerate() {
+                        for half in 0..2 {
                             let sum = sum.add(8 * half);
-                            let term = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(*total));
+                            let term = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(totals[n][half]));
                             _mm256_storeu_ps(sum, _mm256_add_ps(_mm256_loadu_ps(sum), term));
                         }
                     }
