@@ -192,19 +192,19 @@ mod x86 {
         // SAFETY: passed on from the caller.
         unsafe {
             match states.len() {
-                2 => by_table::<2, DOT>(class, chunks, steps, activations, states, target),
+                2 => by_table::<2, 4, DOT>(class, chunks, steps, activations, states, target),
                 _ => {
                     for (index, state) in states.iter_mut().enumerate() {
                         let target = Target { base: target.base.add(index * target.tile_stride), ..target };
                         let state = std::slice::from_mut(state);
-                        by_table::<1, DOT>(class, chunks, steps, activations, state, target);
+                        by_table::<1, 2, DOT>(class, chunks, steps, activations, state, target);
                     }
                 }
             }
         }
     }
 
-    unsafe fn by_table<const N: usize, const DOT: bool>(
+    unsafe fn by_table<const N: usize, const M: usize, const DOT: bool>(
         class: &ClassPlan,
         chunks: usize,
         steps: usize,
@@ -217,7 +217,14 @@ mod x86 {
             ($ends:literal, $parity:literal, $general:literal) => {
                 // SAFETY: passed on from the caller.
                 unsafe {
-                    run::<N, $ends, $parity, $general, DOT>(class, chunks, steps, activations, states, target)
+                    run::<N, M, $ends, $parity, $general, DOT>(
+                        class,
+                        chunks,
+                        steps,
+                        activations,
+                        states,
+                        target,
+                    )
                 }
             };
         }
@@ -257,22 +264,174 @@ mod x86 {
         }
     }
 
-    /// Attribute of the runs: `registers` by parity, or numbered through.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn attribute<const PARITY: bool>(registers: &[Twice16; 4], indices: &[__m256i; 4]) -> __m256i {
-        let part = |n: usize| _mm256_shuffle_epi8(load(&registers[n]), indices[n]);
-        let low = _mm256_or_si256(part(0), part(1));
-        if PARITY {
-            low
-        } else {
-            _mm256_or_si256(low, _mm256_or_si256(part(2), part(3)))
-        }
+    /// States of several tiles: halves 2 k and 2 k + 1 are the 64 lanes of tile k.
+    struct Halves<const M: usize> {
+        high: [__m256i; M],
+        low: [__m256i; M],
+        trellis: [__m256i; M],
     }
 
+    /// Attribute of the runs: `registers` by parity, or numbered through. `index` has the run of each lane; of
+    /// `by_parity`, `odd` has the same with the mark of parity 1 flipped.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn attribute<const M: usize, const PARITY: bool>(
+        registers: &[Twice16; 4],
+        run: &[__m256i; M],
+        odd: &[__m256i; M],
+    ) -> [__m256i; M] {
+        let mut result = [_mm256_setzero_si256(); M];
+        if PARITY {
+            let (first, second) = (load(&registers[0]), load(&registers[1]));
+            for j in 0..M {
+                let (a, b) = (_mm256_shuffle_epi8(first, run[j]), _mm256_shuffle_epi8(second, odd[j]));
+                result[j] = _mm256_or_si256(a, b);
+            }
+        } else {
+            for (n, register) in registers.iter().enumerate() {
+                let register = load(register);
+                for j in 0..M {
+                    // The index of the right register keeps its low bits, the others get bit 7.
+                    let other = _mm256_xor_si256(run[j], _mm256_set1_epi8(16 * n as i8));
+                    let index = _mm256_adds_epu8(other, _mm256_set1_epi8(0x70));
+                    result[j] = _mm256_or_si256(result[j], _mm256_shuffle_epi8(register, index));
+                }
+            }
+        }
+        result
+    }
+
+    /// One step of `M` halves: their values. `at` of each tile moves past the bytes that were taken.
+    ///
+    /// The halves advance together, operation by operation: one alone is a chain of dependent instructions longer
+    /// than what processors look ahead.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    unsafe fn step<const M: usize, const N: usize, const PARITY: bool, const GENERAL: bool>(
+        table: &Avx2Table,
+        thresholds: &[Twice16],
+        halves: &mut Halves<M>,
+        at: &mut [*const u8; N],
+        raw: &[*const u8; N],
+        raw_bits: usize,
+    ) -> [__m256i; M] {
+        let zero = _mm256_setzero_si256();
+        let low_bytes = _mm256_set1_epi16(255);
+        let Halves { high, low, trellis } = halves;
+
+        // Bits 0-2 from the slot, the parity from the trellis state.
+        let mut group = [zero; M];
+        for j in 0..M {
+            group[j] = _mm256_or_si256(
+                _mm256_and_si256(_mm256_srli_epi16::<5>(low[j]), _mm256_set1_epi8(7)),
+                _mm256_and_si256(trellis[j], _mm256_set1_epi8(8)),
+            );
+        }
+        let mut run = [zero; M];
+        for j in 0..M {
+            run[j] = _mm256_shuffle_epi8(load(&table.first_run), group[j]);
+        }
+        for threshold in thresholds {
+            let threshold = load(threshold);
+            for j in 0..M {
+                let slot = _mm256_xor_si256(low[j], _mm256_set1_epi8(-128));
+                let past = _mm256_cmpgt_epi8(slot, _mm256_shuffle_epi8(threshold, group[j]));
+                run[j] = _mm256_sub_epi8(run[j], past);
+            }
+        }
+        let mut odd_run = [zero; M];
+        if PARITY {
+            for j in 0..M {
+                odd_run[j] = _mm256_xor_si256(run[j], _mm256_set1_epi8(-128));
+            }
+        }
+        let frequency = attribute::<M, PARITY>(&table.frequency, &run, &odd_run);
+        let mut rank = attribute::<M, PARITY>(&table.rank_base, &run, &odd_run);
+        for j in 0..M {
+            rank[j] = _mm256_sub_epi8(low[j], rank[j]);
+        }
+
+        // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
+        let (mut even, mut odd) = ([zero; M], [zero; M]);
+        for j in 0..M {
+            let high_even = _mm256_and_si256(high[j], low_bytes);
+            let high_odd = _mm256_andnot_si256(low_bytes, high[j]);
+            if GENERAL {
+                even[j] = _mm256_mullo_epi16(_mm256_and_si256(frequency[j], low_bytes), high_even);
+                odd[j] = _mm256_mulhi_epu16(_mm256_andnot_si256(low_bytes, frequency[j]), high_odd);
+            } else {
+                even[j] = _mm256_maddubs_epi16(high_even, frequency[j]);
+                odd[j] = _mm256_maddubs_epi16(high_odd, frequency[j]);
+            }
+        }
+        let (mut new_high, mut new_low) = ([zero; M], [zero; M]);
+        for j in 0..M {
+            even[j] = _mm256_add_epi16(even[j], _mm256_and_si256(rank[j], low_bytes));
+            odd[j] = _mm256_add_epi16(odd[j], _mm256_srli_epi16::<8>(rank[j]));
+            new_high[j] = _mm256_blendv_epi8(odd[j], _mm256_srli_epi16::<8>(even[j]), low_bytes);
+            new_low[j] = _mm256_blendv_epi8(_mm256_slli_epi16::<8>(odd[j]), even[j], low_bytes);
+        }
+
+        // Lanes below 256 move up by one byte of the stream, in lane order.
+        let mut refill = [zero; M];
+        for j in 0..M {
+            refill[j] = _mm256_cmpeq_epi8(new_high[j], zero);
+        }
+        let mut next = [zero; M];
+        for j in 0..M {
+            let mask = _mm256_movemask_epi8(refill[j]) as u32;
+            let first = at[j / 2];
+            // SAFETY: the caller's stream has 64 bytes more than all its symbols can take.
+            unsafe {
+                let upper = first.add((mask & 0xFFFF).count_ones() as usize);
+                next[j] = _mm256_inserti128_si256::<1>(
+                    _mm256_castsi128_si256(_mm_loadu_si128(first.cast())),
+                    _mm_loadu_si128(upper.cast()),
+                );
+                at[j / 2] = first.add(mask.count_ones() as usize);
+            }
+        }
+        // Minus the number of refilled lanes up to each one, in each 16; its complement is the place of the byte.
+        let mut count = [zero; M];
+        for j in 0..M {
+            count[j] = _mm256_add_epi8(refill[j], _mm256_slli_si256::<1>(refill[j]));
+        }
+        for j in 0..M {
+            count[j] = _mm256_add_epi8(count[j], _mm256_slli_si256::<2>(count[j]));
+        }
+        for j in 0..M {
+            count[j] = _mm256_add_epi8(count[j], _mm256_slli_si256::<4>(count[j]));
+        }
+        for j in 0..M {
+            let complement = _mm256_xor_si256(count[j], _mm256_set1_epi8(-1));
+            let place = _mm256_sub_epi8(complement, _mm256_slli_si256::<8>(count[j]));
+            high[j] = _mm256_blendv_epi8(new_high[j], new_low[j], refill[j]);
+            low[j] = _mm256_blendv_epi8(new_low[j], _mm256_shuffle_epi8(next[j], place), refill[j]);
+        }
+
+        let mut value = attribute::<M, PARITY>(&table.value, &run, &odd_run);
+        if GENERAL {
+            for bit in 0..raw_bits {
+                for j in 0..M {
+                    // SAFETY: the caller's raw plane has 8 bytes for each bit.
+                    let plane =
+                        unsafe { raw[j / 2].add(8 * bit + 4 * (j % 2)).cast::<i32>().read_unaligned() };
+                    value[j] = _mm256_add_epi8(value[j], spread_bits(plane, 2 << bit));
+                }
+            }
+        }
+        for j in 0..M {
+            let index = _mm256_or_si256(trellis[j], _mm256_and_si256(value[j], _mm256_set1_epi8(2)));
+            trellis[j] = _mm256_shuffle_epi8(load(&table.transitions), index);
+        }
+        value
+    }
+
+    /// `M` is twice `N`: a constant of its own because constants cannot be computed from others here.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     unsafe fn run<
         const N: usize,
+        const M: usize,
         const ENDS: usize,
         const PARITY: bool,
         const GENERAL: bool,
@@ -288,18 +447,16 @@ mod x86 {
         let table = table_of(class);
         let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
         let zero = _mm256_setzero_si256();
-        let low_bytes = _mm256_set1_epi16(255);
         let raw_bits = if GENERAL { class.raw_bits } else { 0 };
         let ends = if ENDS > 0 { ENDS } else { table.thresholds.len() };
         let thresholds = &table.thresholds[..ends];
         let width = activations.len() / chunks;
 
-        let (mut high, mut low) = ([[zero; 2]; N], [[zero; 2]; N]);
-        for k in 0..N {
-            for half in 0..2 {
-                high[k][half] = _mm256_load_si256(states[k].high.as_ptr().add(32 * half).cast());
-                low[k][half] = _mm256_load_si256(states[k].low.as_ptr().add(32 * half).cast());
-            }
+        let mut halves = Halves { high: [zero; M], low: [zero; M], trellis: [zero; M] };
+        for j in 0..M {
+            let (state, at) = (&states[j / 2], 32 * (j % 2));
+            halves.high[j] = _mm256_load_si256(state.high.as_ptr().add(at).cast());
+            halves.low[j] = _mm256_load_si256(state.low.as_ptr().add(at).cast());
         }
         for chunk in 0..chunks {
             let x = if DOT {
@@ -307,7 +464,6 @@ mod x86 {
             } else {
                 [zero; 2]
             };
-            let mut trellis = [[zero; 2]; N];
             let mut start = [std::ptr::null::<u8>(); N];
             let mut raw = [std::ptr::null::<u8>(); N];
             for k in 0..N {
@@ -316,96 +472,25 @@ mod x86 {
                     raw[k] = states[k].take_raw(8 * raw_bits * steps).as_ptr();
                 }
             }
+            halves.trellis = [zero; M];
             let mut at = start;
             let mut out = target.base.add(chunk * target.chunk_stride);
             for _ in 0..steps {
-                for k in 0..N {
-                    for half in 0..2 {
-                        let (h, l) = (high[k][half], low[k][half]);
-                        // Bits 0-2 from the slot, the parity from the trellis state.
-                        let group = _mm256_or_si256(
-                            _mm256_and_si256(_mm256_srli_epi16::<5>(l), _mm256_set1_epi8(7)),
-                            _mm256_and_si256(trellis[k][half], _mm256_set1_epi8(8)),
-                        );
-                        let slot = _mm256_xor_si256(l, _mm256_set1_epi8(-128));
-                        let mut run = _mm256_shuffle_epi8(load(&table.first_run), group);
-                        for threshold in thresholds {
-                            let past = _mm256_cmpgt_epi8(slot, _mm256_shuffle_epi8(load(threshold), group));
-                            run = _mm256_sub_epi8(run, past);
-                        }
-                        let indices = if PARITY {
-                            [run, _mm256_xor_si256(run, _mm256_set1_epi8(-128)), zero, zero]
-                        } else {
-                            // The index of the right register keeps its low bits, the others get bit 7.
-                            [0x00, 0x10, 0x20, 0x30].map(|n| {
-                                let other = _mm256_xor_si256(run, _mm256_set1_epi8(n));
-                                _mm256_adds_epu8(other, _mm256_set1_epi8(0x70))
-                            })
-                        };
-                        let f = attribute::<PARITY>(&table.frequency, &indices);
-                        let rank = _mm256_sub_epi8(l, attribute::<PARITY>(&table.rank_base, &indices));
-                        let mut u = attribute::<PARITY>(&table.value, &indices);
-                        if GENERAL {
-                            for bit in 0..raw_bits {
-                                let plane = raw[k].add(8 * bit + 4 * half).cast::<i32>().read_unaligned();
-                                u = _mm256_add_epi8(u, spread_bits(plane, 2 << bit));
-                            }
-                        }
-                        let index =
-                            _mm256_or_si256(trellis[k][half], _mm256_and_si256(u, _mm256_set1_epi8(2)));
-                        trellis[k][half] = _mm256_shuffle_epi8(load(&table.transitions), index);
-                        // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
-                        let (even, odd) = if GENERAL {
-                            (
-                                _mm256_mullo_epi16(
-                                    _mm256_and_si256(f, low_bytes),
-                                    _mm256_and_si256(h, low_bytes),
-                                ),
-                                _mm256_mulhi_epu16(
-                                    _mm256_andnot_si256(low_bytes, f),
-                                    _mm256_andnot_si256(low_bytes, h),
-                                ),
-                            )
-                        } else {
-                            (
-                                _mm256_maddubs_epi16(_mm256_and_si256(h, low_bytes), f),
-                                _mm256_maddubs_epi16(_mm256_andnot_si256(low_bytes, h), f),
-                            )
-                        };
-                        let even = _mm256_add_epi16(even, _mm256_and_si256(rank, low_bytes));
-                        let odd = _mm256_add_epi16(odd, _mm256_srli_epi16::<8>(rank));
-                        let new_high = _mm256_blendv_epi8(odd, _mm256_srli_epi16::<8>(even), low_bytes);
-                        let new_low = _mm256_blendv_epi8(_mm256_slli_epi16::<8>(odd), even, low_bytes);
-                        // Lanes below 256 move up by one byte of the stream, in lane order.
-                        let refill = _mm256_cmpeq_epi8(new_high, zero);
-                        let mask = _mm256_movemask_epi8(refill) as u32;
-                        let low_count = (mask & 0xFFFF).count_ones() as usize;
-                        let next = _mm256_inserti128_si256::<1>(
-                            _mm256_castsi128_si256(_mm_loadu_si128(at[k].cast())),
-                            _mm_loadu_si128(at[k].add(low_count).cast()),
-                        );
-                        // Minus the number of refilled lanes up to each one, in each half.
-                        let mut count = _mm256_add_epi8(refill, _mm256_slli_si256::<1>(refill));
-                        count = _mm256_add_epi8(count, _mm256_slli_si256::<2>(count));
-                        count = _mm256_add_epi8(count, _mm256_slli_si256::<4>(count));
-                        count = _mm256_add_epi8(count, _mm256_slli_si256::<8>(count));
-                        let place = _mm256_xor_si256(count, _mm256_set1_epi8(-1));
-                        let filled = _mm256_shuffle_epi8(next, place);
-                        high[k][half] = _mm256_blendv_epi8(new_high, new_low, refill);
-                        low[k][half] = _mm256_blendv_epi8(new_low, filled, refill);
-                        at[k] = at[k].add(mask.count_ones() as usize);
-                        let slot = out.add(k * target.tile_stride + 32 * half).cast::<__m256i>();
-                        if DOT {
-                            let sum = _mm256_load_si256(slot);
-                            let product =
-                                if GENERAL { product_wide(u, x[half]) } else { product(u, x[half]) };
-                            _mm256_store_si256(slot, _mm256_add_epi32(sum, product));
-                        } else {
-                            _mm256_storeu_si256(slot, u);
-                        }
+                let values =
+                    step::<M, N, PARITY, GENERAL>(table, thresholds, &mut halves, &mut at, &raw, raw_bits);
+                for j in 0..M {
+                    let slot = out.add(j / 2 * target.tile_stride + 32 * (j % 2)).cast::<__m256i>();
+                    if DOT {
+                        let (u, x) = (values[j], x[j % 2]);
+                        let product = if GENERAL { product_wide(u, x) } else { product(u, x) };
+                        _mm256_store_si256(slot, _mm256_add_epi32(_mm256_load_si256(slot), product));
+                    } else {
+                        _mm256_storeu_si256(slot, values[j]);
                     }
+                }
+                for k in 0..N {
                     if GENERAL {
-                        raw[k] = raw[k].add(8 * raw_bits);
+                        raw[k] = raw[k].wrapping_add(8 * raw_bits);
                     }
                     _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
                 }
@@ -415,11 +500,10 @@ mod x86 {
                 states[k].chunk_end(at[k].offset_from(start[k]) as usize);
             }
         }
-        for k in 0..N {
-            for half in 0..2 {
-                _mm256_store_si256(states[k].high.as_mut_ptr().add(32 * half).cast(), high[k][half]);
-                _mm256_store_si256(states[k].low.as_mut_ptr().add(32 * half).cast(), low[k][half]);
-            }
+        for j in 0..M {
+            let (state, at) = (&mut states[j / 2], 32 * (j % 2));
+            _mm256_store_si256(state.high.as_mut_ptr().add(at).cast(), halves.high[j]);
+            _mm256_store_si256(state.low.as_mut_ptr().add(at).cast(), halves.low[j]);
         }
     }
 

@@ -132,10 +132,13 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
 ) {
     let words = product.width / 4;
     let panel_bytes = 64 * words;
+    // Arrays of constant length: with slices the totals would live in memory.
+    let Some(corrections) = product.corrections.first_chunk::<N>() else { return };
+    let Some(scales) = product.scales.first_chunk::<N>() else { return };
     let mut totals = [[_mm512_setzero_si512(); N]; P];
-    for totals in &mut totals {
-        for (total, &correction) in totals.iter_mut().zip(product.corrections) {
-            *total = _mm512_set1_epi32(correction);
+    for p in 0..P {
+        for n in 0..N {
+            totals[p][n] = _mm512_set1_epi32(corrections[n]);
         }
     }
     // SAFETY: all addresses are inside the slices of `product` and `sums`, by the sizes that the caller checked.
@@ -146,8 +149,8 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
             let mut at = chunk;
             for _ in 0..words {
                 let mut values = [_mm512_setzero_si512(); P];
-                for (p, value) in values.iter_mut().enumerate() {
-                    *value = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
+                for p in 0..P {
+                    values[p] = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
                 }
                 for n in 0..N {
                     let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
@@ -160,10 +163,10 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
             }
             chunk = chunk.add(product.chunk_stride);
         }
-        for (p, totals) in totals.iter().enumerate() {
-            for (n, (&total, &scale)) in totals.iter().zip(product.scales).enumerate() {
+        for p in 0..P {
+            for n in 0..N {
                 let sum = sums.as_mut_ptr().add(((panel + p) * batch + n) * PANEL_ROWS);
-                let term = _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(total));
+                let term = _mm512_mul_ps(_mm512_set1_ps(scales[n]), _mm512_cvtepi32_ps(totals[p][n]));
                 _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), term));
             }
         }

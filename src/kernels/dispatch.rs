@@ -1,13 +1,13 @@
 //! The one place where an instruction set is chosen.
 
 use super::activations::BLOCK;
-#[cfg(target_arch = "x86_64")]
-use super::avx512_product;
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
 use super::stream::TileState;
 use super::{avx2, avx512, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2_product, avx512_product, vnni::Vnni};
 
 /// Most tiles that any kernel decodes in turn.
 pub(super) const MOST_TILES: usize = 4;
@@ -140,6 +140,9 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel only visits what the slice holds.
         Isa::Avx512 => unsafe { avx512_product::rearrange(values, columns_per_chunk) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2_product::rearrange(values, columns_per_chunk) },
         // The portable kernel takes decoded order.
         _ => {}
     }
@@ -149,7 +152,9 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
 pub(super) fn panel_of_row(isa: Isa, row: usize, columns_per_chunk: usize) -> (usize, usize) {
     let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
     match isa {
-        Isa::Avx512 if columns_per_chunk == 16 => (panel, lane / 4 + lane % 4 * 4),
+        Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 if columns_per_chunk == 16 => {
+            (panel, lane / 4 + lane % 4 * 4)
+        }
         _ => (panel, lane),
     }
 }
@@ -167,6 +172,12 @@ pub(super) fn multiply(isa: Isa, product: &Product<'_>, sums: &mut [f32], batch:
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
         Isa::Avx512 => unsafe { avx512_product::multiply(product, sums, batch) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2_product::multiply(product, sums, batch, Vnni::None) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above; `Vnni::detect` names what the machine has.
+        Isa::Avx2Vnni => unsafe { avx2_product::multiply(product, sums, batch, Vnni::detect()) },
         _ => scalar::multiply(product, sums, batch),
     }
 }

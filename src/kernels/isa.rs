@@ -1,5 +1,7 @@
 //! Which instruction set runs: detection, the environment variable `WSIC_ISA`, and a setting for programs.
 
+#[cfg(target_arch = "x86_64")]
+use super::vnni::Vnni;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -43,9 +45,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Vnni => {
-                has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
-            }
+            Isa::Avx2Vnni => has_avx2() && Vnni::detect() != Vnni::None,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 has_avx2()

@@ -64,6 +64,8 @@ pub(super) struct Product<'p> {
     /// Scales and corrections of the block's vectors.
     pub(super) scales: &'p [f32],
     pub(super) corrections: &'p [i32],
+    /// Whether values above 127 can occur.
+    pub(super) wide: bool,
 }
 
 impl PreparedMatrix<'_> {
@@ -150,6 +152,10 @@ impl PreparedMatrix<'_> {
         escaped.fill(0.0);
         let result = self.decode_groups(tiles.clone(), &mut carver, |decoded| {
             let Decoded { group, chunks, values, tile_stride, chunk_stride } = decoded;
+            let wide = self.classes.iter().any(|class| {
+                let of_class = class.first_chunk..class.first_chunk + class.chunks;
+                class.raw_bits > 0 && of_class.start < chunks.end && chunks.start < of_class.end
+            });
             let tile_values = values.chunks_mut(tile_stride).zip(sums.chunks_mut(padded_rows * count));
             for (values, sums) in tile_values {
                 dispatch::rearrange(self.isa, &mut values[..chunks.len() * chunk_stride], width);
@@ -166,6 +172,7 @@ impl PreparedMatrix<'_> {
                         activations: &activations.integers[at..at + chunks.len() * width * block.len()],
                         scales: &activations.scales[group * batch..][block.clone()],
                         corrections: &activations.corrections[group * batch..][block],
+                        wide,
                     };
                     let from = start - vectors.start;
                     dispatch::multiply(self.isa, &product, &mut sums[from * PANEL_ROWS..], count);

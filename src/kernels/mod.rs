@@ -12,6 +12,8 @@
 
 mod activations;
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_product;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_product;
@@ -21,12 +23,15 @@ mod escapes;
 mod isa;
 mod matmul;
 mod matvec;
+pub mod measure;
 mod pass;
 mod plan;
 mod rows;
 mod scalar;
 mod scratch;
 mod stream;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 pub use activations::Activations;
 pub use error::KernelError;
