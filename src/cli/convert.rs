@@ -2,7 +2,8 @@
 
 use super::{progress, units, Context};
 use crate::convert::options::{Calibration, Options, Target, TensorOverride};
-use crate::convert::{convert, Progress};
+use crate::convert::{convert, convert_plain, Outcome, PlainOptions, Progress};
+use crate::gguf::GgmlType;
 use crate::quantize::Method;
 use anyhow::{bail, Result};
 use indicatif::ProgressBar;
@@ -15,13 +16,15 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   wsic convert model.gguf -o small.gguf --bpw 2.5
+  wsic convert ./Model-Folder -o small.gguf --bpw 2.5
+  wsic convert ./Model-Folder -o plain.gguf --method none
   wsic convert model.gguf -o small.gguf --size 50MB --calibration text.txt
   wsic convert model.gguf -o small.gguf --bpw 2.5 --tensor 'token_embd|output=keep' --tensor 'ffn_down=3'
 
 Without --calibration the model writes its own calibration text from built-in prompts. The output appears under its
 name only when it is complete; an interrupted conversion goes on with --resume.")]
 pub(crate) struct Arguments {
-    /// GGUF file to read (the first one of a split model).
+    /// GGUF file to read (the first one of a split model), or a Hugging Face folder.
     input: PathBuf,
     /// File to write.
     #[arg(long, short, value_name = "FILE")]
@@ -41,9 +44,18 @@ pub(crate) struct Arguments {
     /// Tokens to calibrate with, at most.
     #[arg(long, value_name = "N", default_value_t = 1 << 15)]
     calibration_tokens: usize,
-    /// Quantization method.
-    #[arg(long, default_value = "trellis", value_parser = ["trellis", "watersic", "gptq", "rtn"])]
+    /// Quantization method; none writes an ordinary GGUF file.
+    #[arg(long, default_value = "trellis", value_parser = ["trellis", "watersic", "gptq", "rtn", "none"])]
     method: String,
+    /// With --method none: type of the weights [default: 16-bit floats as they are, F16 for all others].
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["f16", "bf16", "f32", "q8_0"])]
+    ty: Option<String>,
+    /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    split_size: Option<u64>,
+    /// Pre-tokenizer of a Hugging Face folder, as llama.cpp names it, if it cannot be told from the files.
+    #[arg(long, value_name = "NAME")]
+    pre_tokenizer: Option<String>,
     /// Seed of everything random; the same seed gives the same file.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -56,7 +68,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct TargetArguments {
     /// Stored bits per weight of the blocks' linear layers, all side information counted.
     #[arg(long, value_name = "BITS")]
@@ -71,24 +83,37 @@ struct TargetArguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     super::refuse_same_file(&arguments.input, &arguments.output)?;
-    let options = options(arguments)?;
     let start = Instant::now();
     let listener = Bars { quiet: context.quiet, bar: Mutex::new(None), phases: Mutex::default() };
-    let outcome = convert(&options, &listener)?;
+    let outcome = if arguments.method == "none" {
+        convert_plain(&plain_options(arguments)?, &listener)?
+    } else {
+        convert(&options(arguments)?, &listener)?
+    };
     listener.finish();
+    print(arguments, &outcome);
+    if !context.quiet {
+        eprintln!("done in {} ({})", units::seconds(start.elapsed()), listener.phases());
+    }
+    Ok(())
+}
+
+fn print(arguments: &Arguments, outcome: &Outcome) {
     let per_weight = |bytes: u64, weights: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
     println!(
         "{}: {}, {:.4} bits/weight over the whole file",
-        options.output.display(),
+        arguments.output.display(),
         units::bytes(outcome.bytes),
         per_weight(outcome.bytes, outcome.weights)
     );
-    println!(
-        "linear layers: {} weights in {}, {:.4} bits/weight",
-        outcome.linear_weights,
-        units::bytes(outcome.linear_bytes),
-        per_weight(outcome.linear_bytes, outcome.linear_weights)
-    );
+    if outcome.linear_weights > 0 {
+        println!(
+            "linear layers: {} weights in {}, {:.4} bits/weight",
+            outcome.linear_weights,
+            units::bytes(outcome.linear_bytes),
+            per_weight(outcome.linear_bytes, outcome.linear_weights)
+        );
+    }
     if outcome.embedding_weights > 0 {
         println!(
             "embedding and output head: {} weights in {}, {:.4} bits/weight",
@@ -97,10 +122,21 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             per_weight(outcome.embedding_bytes, outcome.embedding_weights)
         );
     }
-    if !context.quiet {
-        eprintln!("done in {} ({})", units::seconds(start.elapsed()), listener.phases());
+}
+
+fn plain_options(arguments: &Arguments) -> Result<PlainOptions> {
+    let target = &arguments.target;
+    if target.bpw.is_some() || target.file_bpw.is_some() || target.size.is_some() {
+        super::usage_error("--method none quantizes nothing: leave out --bpw, --file-bpw and --size");
     }
-    Ok(())
+    Ok(PlainOptions {
+        input: arguments.input.clone(),
+        output: arguments.output.clone(),
+        ty: arguments.ty.as_deref().and_then(GgmlType::from_name),
+        overrides: arguments.tensors.clone(),
+        split_bytes: arguments.split_size,
+        pre_tokenizer: arguments.pre_tokenizer.clone(),
+    })
 }
 
 fn options(arguments: &Arguments) -> Result<Options> {
@@ -112,10 +148,18 @@ fn options(arguments: &Arguments) -> Result<Options> {
             other => Ok(other),
         }
     };
+    if arguments.ty.is_some() {
+        super::usage_error(
+            "--type is for --method none; --tensor 'REGEX=TYPE' stores single tensors as they are",
+        );
+    }
     let target = match (bits("bpw", arguments.target.bpw)?, bits("file-bpw", arguments.target.file_bpw)?) {
         (Some(bits), _) => Target::LinearBits(bits),
         (_, Some(bits)) => Target::FileBits(bits),
-        _ => Target::FileBytes(arguments.target.size.unwrap_or(0)),
+        _ => match arguments.target.size {
+            Some(bytes) => Target::FileBytes(bytes),
+            None => super::usage_error("one of --bpw, --file-bpw and --size is needed (or --method none)"),
+        },
     };
     Ok(Options {
         input: arguments.input.clone(),
@@ -134,6 +178,8 @@ fn options(arguments: &Arguments) -> Result<Options> {
         seed: arguments.seed,
         loss_weights: !arguments.no_loss_weights,
         resume: arguments.resume,
+        split_bytes: arguments.split_size,
+        pre_tokenizer: arguments.pre_tokenizer.clone(),
     })
 }
 

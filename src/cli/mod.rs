@@ -84,6 +84,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Ends the program as the parser does on wrong usage.
+fn usage_error(message: &str) -> ! {
+    use clap::CommandFactory;
+    Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+}
+
 /// An output that is the input would destroy it.
 fn refuse_same_file(input: &std::path::Path, output: &std::path::Path) -> anyhow::Result<()> {
     let same = match (input.canonicalize(), output.canonicalize()) {

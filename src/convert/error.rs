@@ -12,6 +12,9 @@ pub enum ConvertError {
     /// The container.
     #[error(transparent)]
     Container(#[from] GgufError),
+    /// The input, a folder or a file.
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -46,6 +49,16 @@ pub enum ConvertError {
         action: &'static str,
         /// Why it failed.
         source: std::io::Error,
+    },
+    /// A tensor that cannot be stored as asked for.
+    #[error("tensor '{tensor}' as {ty}: {problem}")]
+    Store {
+        /// Tensor.
+        tensor: String,
+        /// Type of the output.
+        ty: crate::gguf::GgmlType,
+        /// What is wrong and what to do.
+        problem: String,
     },
     /// An override.
     #[error("--tensor: '{tensor}': {problem}")]

@@ -108,6 +108,10 @@ pub struct Options {
     pub loss_weights: bool,
     /// Go on with an interrupted conversion of the same settings.
     pub resume: bool,
+    /// Data bytes of one output file, at most (or one tensor); `None` for a single file.
+    pub split_bytes: Option<u64>,
+    /// Value of `tokenizer.ggml.pre` for a Hugging Face folder; found out by default.
+    pub pre_tokenizer: Option<String>,
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What happens to each tensor, decided before any work.
 
 use super::error::ConvertError;
-use super::options::{Options, TensorChoice};
-use crate::gguf::{GgmlType, GgufModel, TensorInfo};
+use super::options::{Options, TensorChoice, TensorOverride};
+use crate::gguf::{GgmlType, TensorSpec};
+use crate::import::Input;
 use crate::model::{InputKind, Model};
 
 /// Part that a quantized tensor plays.
@@ -50,8 +51,10 @@ pub enum Action {
 /// One tensor and what happens to it.
 #[derive(Clone, Debug)]
 pub struct PlannedTensor {
-    /// The tensor.
-    pub info: TensorInfo,
+    /// Name, dimensions and type in the input.
+    pub info: TensorSpec,
+    /// Bytes in the input.
+    pub stored_bytes: u64,
     /// What happens.
     pub action: Action,
 }
@@ -82,11 +85,7 @@ impl PlannedTensor {
 ///
 /// # Errors
 /// Overrides that match no tensor, or ask for a type the tensor cannot have.
-pub fn plan(
-    model: &GgufModel,
-    network: &Model,
-    options: &Options,
-) -> Result<Vec<PlannedTensor>, ConvertError> {
+pub fn plan(input: &Input, network: &Model, options: &Options) -> Result<Vec<PlannedTensor>, ConvertError> {
     let mut roles = std::collections::HashMap::new();
     for layer in 0..network.hyperparameters().layers {
         for slot in network.linears(layer) {
@@ -98,20 +97,40 @@ pub fn plan(
     if !tied {
         roles.insert(network.head_tensor().to_owned(), Role::Head);
     }
-    let mut used = vec![false; options.overrides.len()];
-    let mut planned = Vec::with_capacity(model.tensor_count());
-    for info in model.tensors() {
-        let role = roles.get(&info.name).copied();
+    let quantize = |info: &TensorSpec, choice| match (choice, roles.get(&info.name).copied()) {
+        (Some(TensorChoice::Bits(bits)), Some(role)) => Action::Quantize { role, bits: Some(bits) },
+        // Only tensors that the forward pass multiplies with have statistics; norms stay as they are.
+        (_, None) => Action::Copy,
+        (_, Some(role)) => {
+            let bits = if role.is_linear() { None } else { options.embedding_bits };
+            Action::Quantize { role, bits }
+        }
+    };
+    apply_overrides(input, &options.overrides, quantize)
+}
+
+/// Plans every tensor, in file order: by the overrides where they say how to store it, else by `decide`.
+///
+/// # Errors
+/// Overrides that match no tensor, or ask for a type the tensor cannot have.
+pub(super) fn apply_overrides(
+    input: &Input,
+    overrides: &[TensorOverride],
+    decide: impl Fn(&TensorSpec, Option<TensorChoice>) -> Action,
+) -> Result<Vec<PlannedTensor>, ConvertError> {
+    let mut used = vec![false; overrides.len()];
+    let mut planned = Vec::new();
+    for info in input.specs() {
         let mut choice = None;
-        for (index, rule) in options.overrides.iter().enumerate() {
+        for (rule, used) in overrides.iter().zip(&mut used) {
             if rule.pattern.is_match(&info.name) {
-                used[index] = true;
+                *used = true;
                 choice = Some(rule.choice);
             }
         }
-        let action = match (choice, role) {
-            (Some(TensorChoice::Keep), _) => Action::Copy,
-            (Some(TensorChoice::Type(ty)), _) => {
+        let action = match choice {
+            Some(TensorChoice::Keep) => Action::Copy,
+            Some(TensorChoice::Type(ty)) => {
                 if ty.row_bytes(info.columns()).is_none() {
                     return Err(ConvertError::Override {
                         tensor: info.name.clone(),
@@ -120,21 +139,15 @@ pub fn plan(
                 }
                 Action::Store(ty)
             }
-            (Some(TensorChoice::Bits(bits)), Some(role)) => Action::Quantize { role, bits: Some(bits) },
-            // Only tensors that the forward pass multiplies with have statistics; norms stay as they are.
-            (Some(TensorChoice::Bits(_)), None) | (None, None) => Action::Copy,
-            (None, Some(role)) => {
-                let bits = if role.is_linear() { None } else { options.embedding_bits };
-                Action::Quantize { role, bits }
-            }
+            bits => decide(&info, bits),
         };
-        planned.push(PlannedTensor { info: info.clone(), action });
+        planned.push(PlannedTensor { stored_bytes: input.stored_bytes(&info.name), info, action });
     }
-    if let Some(index) = used.iter().position(|used| !used) {
-        return Err(ConvertError::Override {
-            tensor: options.overrides[index].pattern.to_string(),
+    match used.iter().position(|used| !used) {
+        Some(index) => Err(ConvertError::Override {
+            tensor: overrides[index].pattern.to_string(),
             problem: "matches no tensor; `wsic inspect` lists the names".into(),
-        });
+        }),
+        None => Ok(planned),
     }
-    Ok(planned)
 }
