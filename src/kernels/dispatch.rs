@@ -10,7 +10,7 @@ use super::{avx2, avx512, scalar};
 use super::{avx2_product, avx512_product, vnni::Vnni};
 
 /// Most tiles that any kernel decodes in turn.
-pub(super) const MOST_TILES: usize = 4;
+pub(super) const MOST_TILES: usize = 6;
 
 /// Tiles that a kernel decodes in turn.
 pub(super) const fn interleave(isa: Isa) -> usize {
