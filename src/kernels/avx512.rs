@@ -136,6 +136,8 @@ mod x86 {
         tile_stride: usize,
         /// Bytes from one chunk to the next: none for accumulators.
         chunk_stride: usize,
+        /// What the accumulators of each row begin with, if not with what they hold.
+        start: Option<i32>,
     }
 
     fn table_of(class: &ClassPlan) -> &Avx512Table {
@@ -156,12 +158,13 @@ mod x86 {
         chunks: usize,
         steps: usize,
         activations: &[i8],
+        start: Option<i32>,
         states: &mut [TileState<'_>],
         accumulators: &mut [i32],
         stride: usize,
     ) {
         let base = accumulators.as_mut_ptr().cast();
-        let target = Target { base, tile_stride: 4 * stride, chunk_stride: 0 };
+        let target = Target { base, tile_stride: 4 * stride, chunk_stride: 0, start };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<true>(class, chunks, steps, activations, states, target) }
     }
@@ -179,7 +182,7 @@ mod x86 {
         target: dispatch::Target<'_>,
     ) {
         let dispatch::Target { values, tile_stride, chunk_stride } = target;
-        let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride };
+        let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride, start: None };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<false>(class, chunks, steps, &[], states, target) }
     }
@@ -290,6 +293,7 @@ mod x86 {
         let low_of_both = load(&LOW_OF_BOTH);
         let raw_bits = if GENERAL { class.raw_bits } else { 0 };
         let width = activations.len() / chunks;
+        let start_values = target.start.map(|start| start_values(start, width));
 
         let (mut high, mut low) = ([zero; N], [zero; N]);
         for k in 0..N {
@@ -310,6 +314,11 @@ mod x86 {
             }
             let mut at = start;
             let mut out = target.base.add(chunk * target.chunk_stride);
+            // Where the accumulators of the first step and tile come from; the next tile's and the next step's.
+            let (mut from, from_tile, from_step) = match &start_values {
+                Some(values) if chunk == 0 => (values.0.as_ptr(), 0, 0),
+                _ => (out.cast_const(), target.tile_stride, 64),
+            };
             for _ in 0..steps {
                 let mut run = [zero; N];
                 // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores bit 7.
@@ -385,7 +394,8 @@ mod x86 {
                 for k in 0..N {
                     let slot = out.add(k * target.tile_stride).cast::<__m512i>();
                     if DOT {
-                        _mm512_store_si512(slot, _mm512_dpbusd_epi32(_mm512_load_si512(slot), u[k], x));
+                        let sum = _mm512_load_si512(from.add(k * from_tile).cast());
+                        _mm512_store_si512(slot, _mm512_dpbusd_epi32(sum, u[k], x));
                     } else {
                         _mm512_storeu_si512(slot, u[k]);
                     }
@@ -401,6 +411,7 @@ mod x86 {
                     }
                 }
                 out = out.add(64);
+                from = from.wrapping_add(from_step);
             }
             for k in 0..N {
                 states[k].chunk_end(at[k].offset_from(start[k]) as usize);
@@ -410,6 +421,15 @@ mod x86 {
             _mm512_store_si512(states[k].high.as_mut_ptr().cast(), high[k]);
             _mm512_store_si512(states[k].low.as_mut_ptr().cast(), low[k]);
         }
+    }
+
+    /// Accumulators of one step with `start` in the first one of each row.
+    fn start_values(start: i32, columns_per_chunk: usize) -> Bytes64 {
+        let mut values = Bytes64::ZERO;
+        for row in values.0.chunks_exact_mut(columns_per_chunk) {
+            row[..4].copy_from_slice(&start.to_le_bytes());
+        }
+        values
     }
 
     /// Selects the low byte of each 16-bit lane: even lanes from the first operand, odd lanes from the second.
@@ -423,50 +443,36 @@ mod x86 {
         Bytes64(indices)
     };
 
-    /// Adds `scale` times the integer dot product of each row to `sums` and restarts the accumulators with `next` as
-    /// the integer of each row.
+    /// Adds `scale` times the integer dot product of each row to `sums`.
     ///
     /// # Safety
     /// The machine has the instructions of `Isa::Avx512`; `accumulators` is aligned to 64 bytes and holds
     /// 16 i32 for each step, steps rounded up to a multiple of 16; `sums` holds the rows of as many steps.
     pub(in super::super) unsafe fn flush(
-        accumulators: &mut [i32],
+        accumulators: &[i32],
         columns_per_chunk: usize,
         scale: f32,
-        next: i32,
         sums: &mut [f32],
     ) {
         // SAFETY: passed on from the caller.
         unsafe {
             match columns_per_chunk {
-                64 => flush_as::<16>(accumulators, scale, next, sums),
-                16 => flush_as::<4>(accumulators, scale, next, sums),
-                _ => flush_as::<1>(accumulators, scale, next, sums),
+                64 => flush_as::<16>(accumulators, scale, sums),
+                16 => flush_as::<4>(accumulators, scale, sums),
+                _ => flush_as::<1>(accumulators, scale, sums),
             }
         }
     }
 
     /// `PARTS` neighbouring accumulators belong to one row.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-    unsafe fn flush_as<const PARTS: usize>(
-        accumulators: &mut [i32],
-        scale: f32,
-        next: i32,
-        sums: &mut [f32],
-    ) {
+    unsafe fn flush_as<const PARTS: usize>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
         let scale = _mm512_set1_ps(scale);
-        let first_part: __mmask16 = match PARTS {
-            16 => 0x0001,
-            4 => 0x1111,
-            _ => 0xFFFF,
-        };
-        let restart = _mm512_maskz_set1_epi32(first_part, next);
-        for (rows, sums) in accumulators.chunks_exact_mut(16 * PARTS).zip(sums.chunks_exact_mut(16)) {
-            let at = rows.as_mut_ptr();
+        for (rows, sums) in accumulators.chunks_exact(16 * PARTS).zip(sums.chunks_exact_mut(16)) {
+            let at = rows.as_ptr();
             let mut parts = [_mm512_setzero_si512(); PARTS];
             for (index, part) in parts.iter_mut().enumerate() {
                 *part = _mm512_load_si512(at.add(16 * index).cast());
-                _mm512_store_si512(at.add(16 * index).cast(), restart);
             }
             let total = match PARTS {
                 16 => {
