@@ -153,6 +153,7 @@ mod x86 {
     /// The machine has the instructions of `Isa::Avx512`; `accumulators` holds `states.len()` blocks of
     /// `stride` i32, each at least 16 * steps long; `activations` holds one i8 for each column of the chunks; each
     /// state stands at the first of these chunks of a tile of `steps` steps.
+    #[allow(clippy::too_many_arguments)]
     pub(in super::super) unsafe fn dot(
         class: &ClassPlan,
         chunks: usize,
