@@ -3,13 +3,13 @@
 //! # Map
 //!
 //! Data flows one way, from the top of this list to its end; no module uses one below it
-//! (`runtime`, `capi` and `cli` sit on top and use everything above them).
+//! (`runtime` and `cli` sit on top and use everything above them). The C ABI over `kernels` is a crate of its own,
+//! `capi/`, so that its library holds nothing else.
 //!
 //! | module | what it holds | depends on |
 //! |---|---|---|
 //! | `payload` | the tensor type: header, class tables, streams; encoder and scalar decoder (the definition) | std |
 //! | `kernels` | decode, matvec, matmul, get_rows for each instruction set; run-time dispatch | `payload` |
-//! | `capi` | the C ABI over `kernels` | `kernels` |
 //! | `gguf` | the container: read, write; ggml types and their dequantization | - |
 //! | `import` | Hugging Face folders as metadata and tensors with ggml's names; importance matrices | `gguf` |
 //! | `model` | tokenizer and forward pass of the supported architectures | `gguf` |
@@ -19,8 +19,8 @@
 //! | `runtime` | a model that runs from our type | `kernels`, `model` |
 //! | `cli` | one file per command; the only place that prints | all |
 //!
-//! Without default features only `payload`, `kernels` and `capi` are built, and they need std alone:
-//! this is the part a runtime vendors.
+//! Without default features only `payload` and `kernels` are built, and they need std alone: this is the part that a
+//! runtime vendors, with `capi/` if it is not written in Rust.
 
 pub mod kernels;
 pub mod payload;

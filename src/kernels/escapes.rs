@@ -19,7 +19,7 @@ pub(super) struct TileEscape {
 
 /// Largest gap parameter and exponent of the format.
 const MOST_GAP_BITS: u32 = 24;
-const MOST_EXPONENT: u32 = 21;
+const MOST_EXPONENT: u32 = 22;
 /// Bits of a window that are valid whatever bit of a byte it starts at.
 const WINDOW_BITS: u32 = 57;
 /// Fraction bits of the reciprocal that divides by the number of steps: exact for numbers below 2^32 and divisors
@@ -169,7 +169,8 @@ impl Place {
         if step_of_all >= 1 << 32 {
             return None;
         }
-        let chunk = (step_of_all * self.reciprocal) >> RECIPROCAL_BITS;
+        // The product has up to 72 bits.
+        let chunk = ((u128::from(step_of_all) * u128::from(self.reciprocal)) >> RECIPROCAL_BITS) as u64;
         let step = (step_of_all - chunk * self.steps) as usize;
         let lane = (symbol & 63) as usize;
         let position = ((chunk as usize) << self.width_bits) + (lane & ((1 << self.width_bits) - 1));
