@@ -19,6 +19,7 @@ Examples:
   wsic convert ./Model-Folder -o small.gguf --bpw 2.5
   wsic convert ./Model-Folder -o plain.gguf --method none
   wsic convert model.gguf -o small.gguf --size 50MB --calibration text.txt
+  wsic convert model.gguf -o small.gguf --kld 0.05 --calibration text.txt
   wsic convert model.gguf -o small.gguf --bpw 2.5 --tensor 'token_embd|output=keep' --tensor 'ffn_down=3'
 
 Without --calibration the model writes its own calibration text from built-in prompts. The output appears under its
@@ -34,6 +35,10 @@ pub(crate) struct Arguments {
     /// With --method none: type of the weights [default: 16-bit floats as they are, F16 for all others].
     #[arg(long = "type", value_name = "TYPE", value_parser = ["f16", "bf16", "f32", "q8_0"])]
     ty: Option<String>,
+    /// With --kld: text to measure on, not the one to calibrate with [default: windows of the calibration text that
+    /// calibration leaves out, or a text that the model writes].
+    #[arg(long, value_name = "FILE", requires = "kld")]
+    kld_text: Option<PathBuf>,
     /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     split_size: Option<u64>,
@@ -55,7 +60,16 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {
-        convert(&options(arguments)?, &listener)?
+        let options = options(arguments)?;
+        match arguments.settings.target.kld {
+            Some(wanted) => {
+                let plain =
+                    options.only.is_none() && options.steps.is_none() && options.split_bytes.is_none();
+                anyhow::ensure!(plain, "--kld goes with neither --only, --plan nor --split-size");
+                super::smallest::run(&options, wanted, arguments.kld_text.as_deref(), context)?
+            }
+            None => convert(&options, &listener)?,
+        }
     };
     print(&arguments.output, &outcome);
     listener.done(start);
@@ -92,8 +106,8 @@ pub(super) fn print(output: &Path, outcome: &Outcome) {
 fn plain_options(arguments: &Arguments) -> Result<PlainOptions> {
     let settings = &arguments.settings;
     let target = &settings.target;
-    if target.bpw.is_some() || target.file_bpw.is_some() || target.size.is_some() {
-        super::usage_error("--method none quantizes nothing: leave out --bpw, --file-bpw and --size");
+    if target.bpw.is_some() || target.file_bpw.is_some() || target.size.is_some() || target.kld.is_some() {
+        super::usage_error("--method none quantizes nothing: leave out --bpw, --file-bpw, --size and --kld");
     }
     Ok(PlainOptions {
         input: arguments.input.clone(),

@@ -5,15 +5,18 @@
 
 mod bench;
 mod calibrate;
+mod compare;
 mod convert;
 mod eval;
 mod inspect;
 mod merge;
 mod plan;
+mod plot;
 mod progress;
 mod retag;
 mod run;
 mod settings;
+mod smallest;
 mod units;
 mod unpack;
 mod verify;
@@ -48,6 +51,7 @@ enum Command {
     Plan(Box<plan::Arguments>),
     Merge(merge::Arguments),
     Eval(eval::Arguments),
+    Compare(Box<compare::Arguments>),
     Run(run::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments, &context),
         Command::Merge(arguments) => merge::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
+        Command::Compare(arguments) => compare::run(&arguments, &context),
         Command::Run(arguments) => run::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),

@@ -37,6 +37,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     super::refuse_same_file(&arguments.input, &arguments.output)?;
     let start = Instant::now();
     let listener = Bars::new(context);
+    if arguments.settings.target.kld.is_some() {
+        super::usage_error("--kld measures whole files: it is for `wsic convert`");
+    }
     let options = arguments.settings.options(&arguments.input, &arguments.output)?;
     let steps = plan_steps(&options, &arguments.measured, &listener)?;
     steps.write(&arguments.output)?;

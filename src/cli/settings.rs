@@ -63,6 +63,9 @@ pub(super) struct TargetArguments {
     /// Size of the whole file, never exceeded: 1.2GiB, 50MB, 700MiB.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     pub(super) size: Option<u64>,
+    /// KL divergence from the model, in nats per token: the smallest file that reaches it (several conversions).
+    #[arg(long, value_name = "NATS")]
+    pub(super) kld: Option<f64>,
 }
 
 impl CalibrationArguments {
@@ -80,7 +83,8 @@ impl CalibrationArguments {
     }
 }
 
-fn bits(name: &str, value: Option<f64>) -> Result<Option<f64>> {
+/// Checks a rate.
+pub(super) fn bits(name: &str, value: Option<f64>) -> Result<Option<f64>> {
     match value {
         Some(bits) if !(0.1..=12.0).contains(&bits) => {
             bail!("--{name} {bits}: expected 0.1 to 12 bits per weight")
@@ -97,7 +101,9 @@ impl Settings {
             (_, Some(bits)) => Target::FileBits(bits),
             _ => match self.target.size {
                 Some(bytes) => Target::FileBytes(bytes),
-                None => super::usage_error("one of --bpw, --file-bpw and --size is needed"),
+                // The rate is searched.
+                None if self.target.kld.is_some() => Target::LinearBits(3.0),
+                None => super::usage_error("one of --bpw, --file-bpw, --size and --kld is needed"),
             },
         };
         let mut options = Options::new(input, output, target);
@@ -107,13 +113,20 @@ impl Settings {
         }
         options.embedding_bits = bits("embedding-bpw", self.embedding_bpw)?;
         options.overrides.clone_from(&self.tensors);
-        options.method = match self.method.as_str() {
-            "watersic" => Method::WaterSic { rescale: true },
-            "gptq" => Method::Gptq,
-            "rtn" => Method::RoundToNearest,
-            "none" => super::usage_error("--method none is for `wsic convert`"),
-            _ => Method::Trellis,
-        };
+        if self.method == "none" {
+            super::usage_error("--method none is for `wsic convert`");
+        }
+        options.method = method(&self.method);
         Ok(options)
+    }
+}
+
+/// The method of this name, one that the parser lets through.
+pub(super) fn method(name: &str) -> Method {
+    match name {
+        "watersic" => Method::WaterSic { rescale: true },
+        "gptq" => Method::Gptq,
+        "rtn" => Method::RoundToNearest,
+        _ => Method::Trellis,
     }
 }

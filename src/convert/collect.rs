@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Tokens of one calibration sequence.
-const CONTEXT: usize = 512;
+pub const CALIBRATION_CONTEXT: usize = 512;
 
 /// Name of the head's covariance.
 const HEAD: &str = "head";
@@ -63,12 +63,12 @@ fn calibration_tokens(
                 source,
             })?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            CalibrationTokens::from_text(&tokenizer, &name, &text, CONTEXT, options.tokens)?
+            CalibrationTokens::from_text(&tokenizer, &name, &text, CALIBRATION_CONTEXT, options.tokens)?
         }
         None => {
             let settings = SelfCalibration {
                 tokens: options.tokens,
-                context: CONTEXT,
+                context: CALIBRATION_CONTEXT,
                 seed: options.seed,
                 ..SelfCalibration::default()
             };

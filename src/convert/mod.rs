@@ -24,6 +24,7 @@ mod statistics;
 mod steps;
 mod substitutes;
 
+pub use collect::CALIBRATION_CONTEXT;
 pub use error::ConvertError;
 pub use geometry::geometry;
 pub use keys::*;
