@@ -288,8 +288,12 @@ fn tensor_phases(
 ) -> Vec<PhasePrediction> {
     let quantized: Vec<&&PlannedTensor> =
         plan.iter().filter(|tensor| matches!(tensor.action, Action::Quantize { .. })).collect();
-    let memory = || quantized.iter().map(|tensor| tensor_memory(tensor));
-    let most = memory().max().unwrap_or(0).max(memory().sum::<u64>().min(MOST_BYTES_AT_ONCE));
+    // A thread that waits for the parallel part of one tensor may have started another.
+    let mut memory: Vec<u64> = quantized.iter().map(|tensor| tensor_memory(tensor)).collect();
+    memory.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+    let largest = memory.first().copied().unwrap_or(0);
+    let together: u64 = memory.iter().take(2 * rayon::current_num_threads()).sum();
+    let most = largest.max(together.min(MOST_BYTES_AT_ONCE));
     // Double precision runs at half the speed of single precision.
     let sum = |operations: &dyn Fn(f64, f64, f64) -> f64| -> f64 {
         let each = |tensor: &&&PlannedTensor| {

@@ -163,6 +163,7 @@ pub fn read_tensor(
         let first = task * ROWS_PER_TASK;
         source.read_rows(tensor, first..first + out.len() / shape.columns, out)
     })?;
+    source.release(tensor);
     Ok(values)
 }
 
@@ -195,7 +196,9 @@ pub fn read_experts(source: &dyn TensorSource, slot: &LinearSlot) -> Result<Vec<
         let matrix = matrix.ok_or_else(|| ModelError::shape(&slot.tensor, slot.shape, found))?;
         Ok(Linear { matrix: Arc::new(matrix), bias: None })
     };
-    (0..slot.experts).into_par_iter().map(read).collect()
+    let stack = (0..slot.experts).into_par_iter().map(read).collect();
+    source.release(&slot.tensor);
+    stack
 }
 
 /// Reads a linear layer with its bias, if it has one: as the source multiplies it, else as floats.
