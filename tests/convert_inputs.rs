@@ -267,3 +267,39 @@ fn sources_of_few_bits_are_pointed_out() {
     let convert = ["convert", "model.gguf", "-o", "b.gguf", "--bpw", "3", "--calibration", "text.txt"];
     bench.wsic(&convert).success().stderr(predicate::str::contains("quantized before").not());
 }
+
+#[test]
+fn a_dry_run_predicts_and_writes_nothing() {
+    let bench = tiny("llama", |_| ());
+    let before = std::fs::read_dir(bench.0.path()).unwrap().count();
+    let arguments = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "4", "--calibration", "text.txt"];
+    let output = bench.wsic(&[&arguments[..], &["--dry-run"]].concat()).success();
+    let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert_eq!(std::fs::read_dir(bench.0.path()).unwrap().count(), before);
+    for word in ["statistics", "loss weights", "planning", "quantizing", "writing", "all", "free there"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // The predicted size is near the true one (small matrices have more side information than large ones).
+    let size = text.lines().find_map(|line| line.strip_prefix("output: ")).unwrap();
+    let (number, unit) = size.split_once(' ').unwrap();
+    assert_eq!(unit, "kB", "{size}");
+    bench.wsic(&[&arguments[..], &["--log", "log.json"]].concat()).success();
+    let true_size = std::fs::metadata(bench.path("a.gguf")).unwrap().len() as f64;
+    let predicted = number.parse::<f64>().unwrap() * 1e3;
+    assert!((predicted / true_size - 1.0).abs() < 0.2, "{predicted} {true_size}");
+
+    let log: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bench.path("log.json")).unwrap()).unwrap();
+    let file = open(&bench.path("a.gguf"));
+    let records = log["tensors"].as_array().unwrap();
+    assert_eq!(records.len(), file.tensor_count());
+    for (record, tensor) in records.iter().zip(file.tensors()) {
+        assert_eq!(record["name"], tensor.name.as_str());
+        assert_eq!(record["to"], tensor.ty.to_string());
+        assert_eq!(record["bytes"], tensor.byte_len);
+        let quantized = tensor.ty == GgmlType::Wsic;
+        assert_eq!(record["action"], if quantized { "quantized" } else { "copied" });
+        assert_eq!(record["step"].is_number(), quantized);
+    }
+    assert_eq!(log["bytes"].as_f64().unwrap(), true_size);
+}

@@ -4,12 +4,13 @@ use super::progress::Bars;
 use super::settings::Settings;
 use super::{units, Context};
 use crate::convert::options::{name_pattern, Options};
-use crate::convert::{convert, convert_plain, Outcome, PlainOptions, Steps};
+use crate::convert::{convert, convert_plain, predict, Outcome, PlainOptions, Steps, TensorRecord};
 use crate::gguf::GgmlType;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use regex::Regex;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Quantize a model and write it as GGUF with entropy-coded tensors.
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,12 @@ pub(crate) struct Arguments {
     /// Steps of all tensors, from `wsic plan` with the same model, statistics and settings.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Write what was done to each tensor to a JSON file.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Predict size, memory and time of each phase, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Go on with an interrupted conversion of the same input and settings.
     #[arg(long)]
     resume: bool,
@@ -57,6 +64,12 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     super::refuse_same_file(&arguments.input, &arguments.output)?;
     let start = Instant::now();
     let listener = Bars::new(context);
+    if arguments.dry_run {
+        if arguments.settings.method == "none" {
+            super::usage_error("--dry-run predicts quantization: leave out --method none");
+        }
+        return dry_run(&options(arguments)?, &listener);
+    }
     let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {
@@ -71,9 +84,56 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             None => convert(&options, &listener)?,
         }
     };
+    if let Some(path) = &arguments.log {
+        write_log(path, arguments, &outcome, start)?;
+    }
     print(&arguments.output, &outcome);
     listener.done(start);
     Ok(())
+}
+
+fn dry_run(options: &Options, listener: &Bars) -> Result<()> {
+    let prediction = predict(options, listener)?;
+    let seconds = |seconds: f64| units::seconds(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    println!("{:<14} {:>12} {:>12}", "phase", "time", "memory");
+    for phase in &prediction.phases {
+        println!("{:<14} {:>12} {:>12}", phase.name, seconds(phase.seconds), units::bytes(phase.memory));
+    }
+    println!("{:<14} {:>12} {:>12}", "all", seconds(prediction.seconds()), units::bytes(prediction.memory()));
+    println!("\noutput: {}", units::bytes(prediction.output_bytes));
+    println!("temporary files beside it: {}", units::bytes(prediction.temporary_bytes));
+    if let Some(free) = prediction.free_bytes {
+        let needed = prediction.output_bytes + prediction.temporary_bytes;
+        let enough = if free < needed { "NOT enough" } else { "enough" };
+        println!("free there: {} ({enough})", units::bytes(free));
+    }
+    println!("nothing was written");
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Log<'a> {
+    tool: &'static str,
+    input: String,
+    output: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    seconds: f64,
+    tensors: &'a [TensorRecord],
+}
+
+fn write_log(path: &Path, arguments: &Arguments, outcome: &Outcome, start: Instant) -> Result<()> {
+    let log = Log {
+        tool: concat!("wsic ", env!("CARGO_PKG_VERSION")),
+        input: arguments.input.display().to_string(),
+        output: arguments.output.display().to_string(),
+        bytes: outcome.bytes,
+        bits_per_weight: outcome.bytes as f64 * 8.0 / outcome.weights.max(1) as f64,
+        seconds: start.elapsed().as_secs_f64(),
+        tensors: &outcome.tensors,
+    };
+    let text = serde_json::to_string_pretty(&log)?;
+    std::fs::write(path, text + "\n").with_context(|| format!("{}: cannot write the log", path.display()))
 }
 
 /// Sizes of what was written.

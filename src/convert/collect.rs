@@ -113,6 +113,10 @@ fn write_statistics(
             let name = format!("blk.{layer}.{}", slot.input.name());
             if !contents.covariances.iter().any(|(known, _)| *known == name) {
                 contents.covariances.push((name.clone(), slot.shape.columns));
+                let experts = (0..slot.experts).filter(|_| slot.experts > 1);
+                contents
+                    .covariances
+                    .extend(experts.map(|expert| (format!("{name}.{expert}"), slot.shape.columns)));
             }
             contents.tensors.push((slot.tensor, name, sensitivity.map(|_| slot.shape.rows)));
         }
@@ -135,12 +139,17 @@ fn write_statistics(
             tape.record(&runner);
         }
         let weights = network.load_layer(layer)?;
-        let wanted = stats::input_kinds(&network.linears(layer));
+        let linears = network.linears(layer);
+        let wanted = stats::input_kinds(&linears);
         let moments = stats::collect_and_advance(&mut runner, &weights, &wanted)?;
-        for (kind, covariance) in moments.inputs() {
-            writer.covariance(&format!("blk.{layer}.{}", kind.name()), covariance.width(), |i, j| {
-                covariance.get(i, j)
-            })?;
+        for kind in wanted {
+            let Some(covariance) = moments.input(kind) else { continue };
+            let (name, width) = (format!("blk.{layer}.{}", kind.name()), covariance.width());
+            writer.covariance(&name, width, |i, j| covariance.get(i, j))?;
+            let experts = linears.iter().find(|slot| slot.input == kind).map_or(1, |slot| slot.experts);
+            for expert in (0..experts).filter(|_| experts > 1) {
+                writer.covariance(&format!("{name}.{expert}"), width, moments.expert(kind, expert))?;
+            }
         }
         progress.advance(1, &format!("block {layer}"));
     }

@@ -77,6 +77,20 @@ pub enum ConvertError {
         /// Number of each tensor in the plan, and its step (or minus its rate).
         keys: Vec<(usize, f64)>,
     },
+    /// Too little room for the output and the temporary files beside it.
+    #[error(
+        "{}: the disk has {free} bytes left, the output and temporary files need about {needed}: make room or choose \
+         another folder",
+        path.display()
+    )]
+    DiskSpace {
+        /// The output.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// A plan or a part of a model.
     #[error("{}: {problem}", path.display())]
     Part {

@@ -6,6 +6,9 @@ use crate::quantize::Method;
 use regex::Regex;
 use std::path::PathBuf;
 
+/// Bytes that tensors quantized at the same time hold together, at most (or one tensor).
+pub(super) const MOST_BYTES_AT_ONCE: u64 = 3 << 30;
+
 /// What is done to one tensor, by override.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TensorChoice {

@@ -33,6 +33,7 @@ impl Quantizer<'_> {
         let rows = tensor.rows();
         let mut weights = vec![0.0; rows * tensor.columns()];
         self.source.read_rows(&tensor.info.name, matrix * rows..(matrix + 1) * rows, &mut weights)?;
+        self.source.release(&tensor.info.name);
         Ok(weights)
     }
 

@@ -7,15 +7,17 @@ use super::merge::{mark_part, measure};
 use super::options::{Calibration, Options, Target};
 use super::output::Output;
 use super::plan::{Action, PlannedTensor};
+use super::predict::predict_sizes;
 use super::prepare::Prepared;
 use super::progress::Progress;
 use super::quantize_tensor::Quantizer;
 use super::spool::Spool;
 use super::statistics::StatisticsFile;
 use super::steps::Steps;
+use super::waves::in_waves;
 use crate::gguf::{Array, GgmlType, Metadata, Value};
 use crate::import::Input;
-use rayon::prelude::*;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -34,6 +36,59 @@ pub struct Outcome {
     pub embedding_weights: u64,
     /// Bytes of their payloads.
     pub embedding_bytes: u64,
+    /// What was done to each tensor, in file order.
+    pub tensors: Vec<TensorRecord>,
+}
+
+/// What was done to one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorRecord {
+    /// Name.
+    pub name: String,
+    /// Dimensions, the fastest varying first.
+    pub dims: Vec<u64>,
+    /// Type in the input.
+    pub from: String,
+    /// Type in the output.
+    pub to: String,
+    /// "copied", "stored" as another ordinary type, or "quantized".
+    pub action: &'static str,
+    /// Bytes in the input.
+    pub bytes_before: u64,
+    /// Bytes in the output.
+    pub bytes: u64,
+    /// Bits per weight in the output.
+    pub bits_per_weight: f64,
+    /// Step of the quantizer, where the common water level decided it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
+    /// Bits per weight asked for, where the tensor has a rate of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+}
+
+impl TensorRecord {
+    pub(super) fn new(tensor: &PlannedTensor, part: Option<&Part>) -> Self {
+        let (action, to, bytes) = match tensor.action {
+            Action::Copy => ("copied", tensor.info.ty, tensor.stored_bytes),
+            Action::Store(ty) => {
+                ("stored", ty, ty.row_bytes(tensor.info.columns()).unwrap_or(0) * tensor.info.rows())
+            }
+            Action::Quantize { .. } => ("quantized", GgmlType::Wsic, part.map_or(0, |part| part.bytes)),
+        };
+        Self {
+            name: tensor.info.name.clone(),
+            dims: tensor.info.dims.clone(),
+            from: tensor.info.ty.to_string(),
+            to: to.to_string(),
+            action,
+            bytes_before: tensor.stored_bytes,
+            bytes,
+            bits_per_weight: bytes as f64 * 8.0 / tensor.weights().max(1) as f64,
+            step: part.map(|part| part.key).filter(|key| *key > 0.0),
+            rate: part.map(|part| -part.key).filter(|rate| *rate > 0.0),
+        }
+    }
 }
 
 /// Converts a model, or with [`Options::only`] a part of it.
@@ -42,6 +97,7 @@ pub struct Outcome {
 /// [`ConvertError`]; the output then does not exist (or is unchanged), and finished parts stay for `--resume`.
 pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, ConvertError> {
     let mut prepared = Prepared::new(options, progress)?;
+    predict_sizes(&prepared, options).check_disk(&options.output)?;
     let fingerprint = prepared.fingerprint(options);
     if let Some((path, steps)) = &options.steps {
         steps.check(&fingerprint, path)?;
@@ -181,10 +237,9 @@ impl<'a> Job<'a> {
         };
         self.progress.begin("quantizing", chosen.iter().map(weights).sum());
         let quantizer = self.quantizer();
-        let parts = chosen
-            .par_iter()
-            .filter_map(|&number| self.quantize_at(&quantizer, number, steps).transpose())
-            .collect::<Result<Vec<Part>, _>>()?;
+        let quantize = |&number: &usize| self.quantize_at(&quantizer, number, steps);
+        let parts = in_waves(&chosen, |&number| &self.plan[number], quantize)?;
+        let parts: Vec<Part> = parts.into_iter().flatten().collect();
         let plan: Vec<PlannedTensor> = chosen.iter().map(|&number| self.plan[number].clone()).collect();
         let mut metadata = self.metadata(&plan)?;
         if only.is_some() {
@@ -253,6 +308,7 @@ fn summary(bytes: u64, plan: &[PlannedTensor], numbers: &[usize], parts: &HashMa
     for number in numbers {
         let tensor = &plan[*number];
         outcome.weights += tensor.weights();
+        outcome.tensors.push(TensorRecord::new(tensor, parts.get(number)));
         let (Action::Quantize { role, .. }, Some(part)) = (tensor.action, parts.get(number)) else {
             continue;
         };

@@ -238,6 +238,7 @@ impl StatisticsFile {
         let own = self.file.get_tensor(&format!("{input}.{matrix}"));
         let info = own.map_or_else(|| self.file.tensor(input), Ok)?;
         let stored = self.file.tensor_f32(info)?;
+        self.file.release(info);
         let packed =
             columns.checked_add(1).and_then(|next| columns.checked_mul(next)).map(|double| double / 2);
         let covariance = if stored.len() == columns {
