@@ -9,6 +9,7 @@ mod inspect;
 mod progress;
 mod retag;
 mod run;
+mod skeleton;
 mod units;
 mod unpack;
 mod verify;
@@ -45,6 +46,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
     Retag(retag::Arguments),
+    Skeleton(skeleton::Arguments),
 }
 
 /// What every command can ask for.
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),
         Command::Retag(arguments) => retag::run(&arguments, &context),
+        Command::Skeleton(arguments) => skeleton::run(&arguments, &context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
