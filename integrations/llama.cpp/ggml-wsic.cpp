@@ -170,7 +170,54 @@ const float * gather(const ggml_tensor * x, int64_t first, int64_t count, uint8_
     return (const float *) memory;
 }
 
+/// Whether products use the weights as floats: slow, and free of the rounding of activations to eight bits.
+bool exact() {
+    static const bool set = std::getenv("WSIC_EXACT") != nullptr;
+    return set;
+}
+
+size_t rows_per_tile(const Weight & weight) {
+    wsic_layout layout;
+    GGML_ASSERT(wsic_matrix_layout(weight.tensor, 0, &layout) == WSIC_STATUS_OK);
+    return (size_t) std::min(layout.rows_per_tile, weight.entry.rows);
+}
+
+size_t exact_bytes(const Weight & weight) {
+    return padded(rows_per_tile(weight) * weight.entry.columns * sizeof(float)) + rows_scratch(weight);
+}
+
+/// Each thread makes some tiles into floats and multiplies them with all vectors.
+void mul_mat_exact(const Weight & weight, const ggml_compute_params * params, ggml_tensor * op) {
+    const ggml_tensor * x       = op->src[1];
+    const size_t        columns = weight.entry.columns, rows = weight.entry.rows, height = rows_per_tile(weight);
+    uint8_t *           memory  = (uint8_t *) params->wdata + params->ith * exact_bytes(weight);
+    float *             weights = (float *) memory;
+    uint8_t *           scratch = memory + padded(height * columns * sizeof(float));
+    size_t              begin = 0, end = 0;
+    GGML_ASSERT(wsic_split_rows(weight.tensor, 0, params->ith, params->nth, &begin, &end) == WSIC_STATUS_OK);
+    for (size_t first = begin; first < end; first += height) {
+        const size_t count = std::min(height, end - first);
+        wsic_error   error;
+        require(wsic_dequantize_rows(weight.tensor, 0, first, first + count, weights, count * columns, scratch,
+                                     rows_scratch(weight), &error),
+                error, op);
+        for (int64_t b = 0; b < batch_of(x); b++) {
+            const float * vector = (const float *) vector_of(x, b);
+            for (size_t r = 0; r < count; r++) {
+                double sum = 0;
+                for (size_t c = 0; c < columns; c++) {
+                    sum += (double) weights[r * columns + c] * vector[c];
+                }
+                ((float *) op->data)[b * rows + first + r] = (float) sum;
+            }
+        }
+    }
+}
+
 size_t mul_mat_bytes(const Weight & weight, const ggml_tensor * op, int64_t threads) {
+    if (exact()) {
+        return threads * exact_bytes(weight);
+    }
     const bool    scattered = !ggml_is_contiguous(op->src[1]);
     const int64_t batch = batch_of(op->src[1]), block = block_of(batch, threads);
     if (block > 0) {
@@ -181,6 +228,9 @@ size_t mul_mat_bytes(const Weight & weight, const ggml_tensor * op, int64_t thre
 }
 
 void mul_mat(const Weight & weight, const ggml_compute_params * params, ggml_tensor * op) {
+    if (exact()) {
+        return mul_mat_exact(weight, params, op);
+    }
     const ggml_tensor * x         = op->src[1];
     const bool          scattered = !ggml_is_contiguous(x);
     const int64_t       batch = batch_of(x), block = block_of(batch, params->nth);
@@ -336,6 +386,11 @@ bool is_ours(const ggml_tensor * weight) {
     return weight != nullptr && weight->buffer != nullptr && weight->buffer->buft == buffer_type();
 }
 
+/// The type that `wsic skeleton` gives to a weight with rows of `columns`.
+ggml_type stand_in(int64_t columns) {
+    return columns % 256 == 0 ? GGML_TYPE_TQ1_0 : columns % 32 == 0 ? GGML_TYPE_Q4_0 : GGML_TYPE_F16;
+}
+
 class BufferType : public ggml::cpu::extra_buffer_type {
 public:
     /// The model loader asks with weights that are not loaded yet, the scheduler with those that are.
@@ -346,7 +401,8 @@ public:
             return false;
         }
         if (weight->extra == nullptr &&
-            (current() == nullptr || current()->entries.find(weight->name) == current()->entries.end())) {
+            (current() == nullptr || weight->type != stand_in(weight->ne[0]) ||
+             current()->entries.find(weight->name) == current()->entries.end())) {
             return false;
         }
         const bool floats = x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float);
@@ -407,6 +463,15 @@ ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor * tensor) {
     return GGML_STATUS_SUCCESS;
 }
 
+/// The data of a skeleton: zeros. Another model of the same names is not to be mistaken for one.
+void set_tensor(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t, size_t size) {
+    const uint8_t * bytes = (const uint8_t *) data;
+    const uint8_t * end   = bytes + std::min<size_t>(size, 4096);
+    if (std::any_of(bytes, end, [](uint8_t byte) { return byte != 0; })) {
+        GGML_ABORT("WSIC: weight %s has data, so this model is not the skeleton of the one in use", tensor->name);
+    }
+}
+
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     static const ggml_backend_buffer_i interface = [] {
         ggml_backend_buffer_i i = {};
@@ -417,8 +482,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size)
         };
         i.init_tensor   = init_tensor;
         i.memset_tensor = [](ggml_backend_buffer_t, ggml_tensor *, uint8_t, size_t, size_t) {};
-        // The data of the skeleton: nothing.
-        i.set_tensor = [](ggml_backend_buffer_t, ggml_tensor *, const void *, size_t, size_t) {};
+        i.set_tensor    = set_tensor;
         i.get_tensor = [](ggml_backend_buffer_t, const ggml_tensor * tensor, void *, size_t, size_t) {
             GGML_ABORT("WSIC weight %s has no plain form to read", tensor->name);
         };

@@ -197,8 +197,10 @@ static int check_file(const char * path) {
         wsic_entry    entry;
         const char *  bytes = wsic_model_tensor(model, i, &length, &entry);
         ggml_context * context = new_context();
-        ggml_tensor *  weight =
-            ggml_new_tensor_3d(context, GGML_TYPE_F16, entry.columns, entry.rows, entry.matrices);
+        const ggml_type type = entry.columns % 256 == 0  ? GGML_TYPE_TQ1_0
+                               : entry.columns % 32 == 0 ? GGML_TYPE_Q4_0
+                                                         : GGML_TYPE_F16;
+        ggml_tensor *   weight = ggml_new_tensor_3d(context, type, entry.columns, entry.rows, entry.matrices);
         ggml_set_name(weight, std::string(bytes, length).c_str());
         ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type());
         REQUIRE(buffer != nullptr && weight->extra != nullptr);
