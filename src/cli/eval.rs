@@ -1,9 +1,9 @@
 //! `wsic eval`: perplexity, and KL divergence from a reference model.
 
 use super::Context;
-use crate::gguf::{self, GgufModel};
+use crate::import::{self, Input};
 use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
-use crate::model::{Model, Tokenizer};
+use crate::model::{Model, TensorSource, Tokenizer};
 use crate::runtime::WeightSource;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -20,7 +20,7 @@ Examples:
 The protocol is llama-perplexity's: windows of --ctx tokens, the last half of each is scored. Use a text that was not
 used for calibration.")]
 pub(crate) struct Arguments {
-    /// GGUF file, with or without WSIC tensors.
+    /// GGUF file, with or without WSIC tensors, or a Hugging Face folder.
     model: PathBuf,
     /// Text to measure on.
     #[arg(long, value_name = "FILE")]
@@ -69,10 +69,13 @@ struct Against {
 
 /// Opens a model for evaluation, with the tensors of our type.
 pub(super) fn open(path: &Path) -> Result<(Model, u64, u64)> {
-    let container = GgufModel::open(path, &gguf::Limits::default())?;
-    let (bytes, weights) = (container.file_len(), container.tensors().map(|tensor| tensor.elements()).sum());
-    let model =
-        Model::open(Arc::new(WeightSource::new(container))).with_context(|| path.display().to_string())?;
+    let input = Input::open(path, &import::Limits::default(), &import::Options::default())?;
+    let (bytes, weights) = (input.file_bytes(), input.specs().iter().map(|tensor| tensor.elements()).sum());
+    let source: Arc<dyn TensorSource> = match input {
+        Input::Gguf(model) => Arc::new(WeightSource::new(model)),
+        Input::Folder(folder) => Arc::new(*folder),
+    };
+    let model = Model::open(source).with_context(|| path.display().to_string())?;
     Ok((model, bytes, weights))
 }
 

@@ -1,7 +1,8 @@
 //! `wsic inspect`: what is in a file.
 
 use super::{units, Context};
-use crate::gguf::{self, GgmlType, GgufFile, GgufModel, TensorInfo};
+use crate::gguf::{self, GgmlType, GgufFile, GgufModel, TensorInfo, TensorSpec};
+use crate::import::{self, Input};
 use crate::payload::{Limits, Payload};
 use crate::runtime::open_payload;
 use anyhow::Result;
@@ -9,11 +10,11 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// List tensors, sizes, bits per weight and column classes of a GGUF file.
+/// List tensors, sizes, bits per weight and column classes of a GGUF file or a folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  wsic inspect model.gguf\n  wsic inspect model.gguf --json | jq .totals")]
 pub(crate) struct Arguments {
-    /// GGUF file (the first one of a split model).
+    /// GGUF file (the first one of a split model), or a Hugging Face folder.
     model: PathBuf,
     /// Print JSON instead of a table.
     #[arg(long)]
@@ -75,11 +76,28 @@ struct Totals {
 }
 
 pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
-    let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
+    // Adapters and importance matrices can be looked at too, so files are opened whatever they hold.
+    let model = if arguments.model.is_dir() {
+        Input::open(&arguments.model, &import::Limits::default(), &import::Options::default())?
+    } else {
+        Input::Gguf(GgufModel::open(&arguments.model, &gguf::Limits::default())?)
+    };
     let mut tensors = Vec::new();
-    for file in model.files() {
-        for tensor in file.tensors() {
-            tensors.push(describe(file, tensor)?);
+    match &model {
+        Input::Gguf(model) => {
+            for file in model.files() {
+                for tensor in file.tensors() {
+                    tensors.push(describe(file, tensor)?);
+                }
+            }
+        }
+        Input::Folder(folder) => {
+            tensors.extend(
+                folder
+                    .tensors()
+                    .iter()
+                    .map(|tensor| describe_plain(&tensor.spec, model.stored_bytes(&tensor.spec.name))),
+            );
         }
     }
     let sum = |wsic: bool, part: &dyn Fn(&Tensor) -> u64| -> u64 {
@@ -91,9 +109,9 @@ pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
     let per_weight =
         |bytes: u64, weights: u64| if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 };
     let totals = Totals {
-        bytes: model.file_len(),
+        bytes: model.file_bytes(),
         weights: all,
-        bits_per_weight: per_weight(model.file_len(), all),
+        bits_per_weight: per_weight(model.file_bytes(), all),
         wsic_tensors: tensors.iter().filter(|tensor| tensor.payload.is_some()).count(),
         wsic_bytes: our_bytes,
         wsic_weights: ours,
@@ -134,14 +152,18 @@ fn describe(file: &GgufFile, tensor: &TensorInfo) -> Result<Tensor> {
     } else {
         None
     };
-    Ok(Tensor {
+    Ok(Tensor { payload, ..describe_plain(&TensorSpec::from(tensor), tensor.byte_len) })
+}
+
+fn describe_plain(tensor: &TensorSpec, bytes: u64) -> Tensor {
+    Tensor {
         name: tensor.name.clone(),
         dims: tensor.dims.clone(),
         ty: tensor.ty.to_string(),
-        bytes: tensor.byte_len,
-        bits_per_weight: tensor.byte_len as f64 * 8.0 / tensor.elements() as f64,
-        payload,
-    })
+        bytes,
+        bits_per_weight: bytes as f64 * 8.0 / tensor.elements() as f64,
+        payload: None,
+    }
 }
 
 /// Figures of the payload; for several matrices geometry and trellis of the first one, sums of the rest.

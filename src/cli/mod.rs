@@ -3,12 +3,16 @@
 //! Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 failure (a file
 //! that cannot be read, a check that failed), 2 wrong usage.
 
+mod calibrate;
 mod convert;
 mod eval;
 mod inspect;
+mod merge;
+mod plan;
 mod progress;
 mod retag;
 mod run;
+mod settings;
 mod skeleton;
 mod units;
 mod unpack;
@@ -39,7 +43,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Convert(convert::Arguments),
+    Convert(Box<convert::Arguments>),
+    Calibrate(calibrate::Arguments),
+    Plan(Box<plan::Arguments>),
+    Merge(merge::Arguments),
     Eval(eval::Arguments),
     Run(run::Arguments),
     Verify(verify::Arguments),
@@ -65,6 +72,9 @@ pub fn main() -> ExitCode {
     let context = Context { quiet: arguments.quiet };
     let result = match arguments.command {
         Command::Convert(arguments) => convert::run(&arguments, &context),
+        Command::Calibrate(arguments) => calibrate::run(&arguments, &context),
+        Command::Plan(arguments) => plan::run(&arguments, &context),
+        Command::Merge(arguments) => merge::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
         Command::Run(arguments) => run::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
@@ -80,6 +90,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the program as the parser does on wrong usage.
+fn usage_error(message: &str) -> ! {
+    use clap::CommandFactory;
+    Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
 }
 
 /// An output that is the input would destroy it.

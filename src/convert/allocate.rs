@@ -54,6 +54,9 @@ pub(super) struct Allocation<'a> {
     pub(super) loss_weights: bool,
     /// Bytes of the file besides payloads, as a function of the payloads' lengths (padding).
     pub(super) file_bytes: &'a (dyn Fn(&[Part]) -> u64 + Sync),
+    /// Where tensors that follow the level are quantized elsewhere: the bytes of the tensor of this number at this key,
+    /// if known. [`ConvertError::Unmeasured`] then ends the search at the first level that is not known.
+    pub(super) measured: Option<&'a (dyn Fn(usize, f64) -> Option<u64> + Sync)>,
 }
 
 impl Allocation<'_> {
@@ -125,6 +128,17 @@ impl Allocation<'_> {
 
     /// Quantizes all free tensors at the given level; returns all parts.
     fn pass(&self, free: &[Free], fixed: &[Part], level: f64) -> Result<Vec<Part>, ConvertError> {
+        if let Some(measured) = self.measured {
+            let keys = free.iter().map(|item| (item.number, level * item.scale));
+            let known: Option<Vec<Part>> = keys
+                .clone()
+                .map(|(number, key)| Some(Part { number, key, bytes: measured(number, key)? }))
+                .collect();
+            let missing = || ConvertError::Unmeasured {
+                keys: fixed.iter().map(|part| (part.number, part.key)).chain(keys).collect(),
+            };
+            return Ok(fixed.iter().copied().chain(known.ok_or_else(missing)?).collect());
+        }
         self.progress.begin("quantizing", free.iter().map(|item| item.tensor.weights()).sum());
         let made: Vec<Part> = free
             .par_iter()

@@ -1,9 +1,8 @@
 //! From a model and calibration tokens to a statistics file.
 
 use super::error::ConvertError;
-use super::options::{Calibration, Options};
 use super::progress::Progress;
-use super::statistics::{Contents, StatisticsFile, StatisticsWriter};
+use super::statistics::{Contents, StatisticsWriter};
 use crate::model::{LayerRunner, Model, Tokenizer, EMBEDDING};
 use crate::stats::{
     self, smoothed, CalibrationTokens, Covariance, SelfCalibration, Sensitivity, SensitivitySettings, Tape,
@@ -22,49 +21,58 @@ const LOOKUP: &str = "embedding";
 /// Share of the mean in the weights of token rows.
 const UNSEEN_SHARE: f64 = 0.1;
 
-/// The statistics at `path`, computed if they are not there yet.
+/// What statistics are taken from, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CollectOptions<'a> {
+    /// Text to calibrate with; `None` lets the model write its own.
+    pub(super) text: Option<&'a Path>,
+    /// Tokens, at most.
+    pub(super) tokens: usize,
+    /// Seed of everything random.
+    pub(super) seed: u64,
+    /// Whether the loss is differentiated.
+    pub(super) loss_weights: bool,
+}
+
+/// Runs the model and writes the statistics file `path`.
 pub(super) fn collect(
     network: &Arc<Model>,
     model_identity: &str,
-    options: &Options,
+    options: &CollectOptions,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<StatisticsFile, ConvertError> {
-    if path.exists() {
-        return StatisticsFile::open(path);
-    }
+) -> Result<(), ConvertError> {
     let tokens = calibration_tokens(network, options, progress)?;
     let sensitivity = options
         .loss_weights
         .then(|| SensitivitySettings { seed: options.seed, ..SensitivitySettings::default() });
-    write_statistics(network, model_identity, &tokens, sensitivity, path, progress)?;
-    StatisticsFile::open(path)
+    write_statistics(network, model_identity, &tokens, sensitivity, path, progress)
 }
 
 fn calibration_tokens(
     network: &Arc<Model>,
-    options: &Options,
+    options: &CollectOptions,
     progress: &dyn Progress,
 ) -> Result<CalibrationTokens, ConvertError> {
     let tokenizer = Tokenizer::from_metadata(network.source().metadata())?;
-    let tokens = match &options.calibration {
-        Calibration::Text(path) => {
+    let tokens = match options.text {
+        Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|source| ConvertError::File {
-                path: path.clone(),
+                path: path.to_owned(),
                 action: "read the calibration text",
                 source,
             })?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            CalibrationTokens::from_text(&tokenizer, &name, &text, CONTEXT, options.calibration_tokens)?
+            CalibrationTokens::from_text(&tokenizer, &name, &text, CONTEXT, options.tokens)?
         }
-        Calibration::Model => {
+        None => {
             let settings = SelfCalibration {
-                tokens: options.calibration_tokens,
+                tokens: options.tokens,
                 context: CONTEXT,
                 seed: options.seed,
                 ..SelfCalibration::default()
             };
-            progress.begin("sampling", options.calibration_tokens as u64);
+            progress.begin("sampling", options.tokens as u64);
             let mut done = 0;
             settings.run(network, &tokenizer, &mut |tokens| {
                 progress.advance((tokens - done) as u64, "the model writes its own calibration text");
@@ -97,6 +105,7 @@ fn write_statistics(
             tokens.total(),
             tokens.fingerprint()
         ),
+        settings: format!("{sensitivity:?}"),
         ..Contents::default()
     };
     for layer in 0..h.layers {

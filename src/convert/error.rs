@@ -12,6 +12,9 @@ pub enum ConvertError {
     /// The container.
     #[error(transparent)]
     Container(#[from] GgufError),
+    /// The input, a folder or a file.
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -47,6 +50,16 @@ pub enum ConvertError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A tensor that cannot be stored as asked for.
+    #[error("tensor '{tensor}' as {ty}: {problem}")]
+    Store {
+        /// Tensor.
+        tensor: String,
+        /// Type of the output.
+        ty: crate::gguf::GgmlType,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// An override.
     #[error("--tensor: '{tensor}': {problem}")]
     Override {
@@ -58,6 +71,20 @@ pub enum ConvertError {
     /// A target that cannot be reached.
     #[error("{0}")]
     Target(String),
+    /// The water level of a plan whose tensors are quantized elsewhere, and have not been yet.
+    #[error("{} tensors are to be quantized at the steps of the plan first", keys.len())]
+    Unmeasured {
+        /// Number of each tensor in the plan, and its step (or minus its rate).
+        keys: Vec<(usize, f64)>,
+    },
+    /// A plan or a part of a model.
+    #[error("{}: {problem}", path.display())]
+    Part {
+        /// File.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Work of an earlier run that does not fit.
     #[error("{}: {problem}", path.display())]
     Resume {

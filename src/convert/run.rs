@@ -3,18 +3,24 @@
 use super::allocate::{Allocation, Part};
 use super::error::ConvertError;
 use super::keys::*;
+use super::merge::{mark_part, measure};
 use super::options::{Calibration, Options, Target};
-use super::plan::{plan, Action, PlannedTensor};
+use super::output::Output;
+use super::plan::{Action, PlannedTensor};
+use super::prepare::Prepared;
 use super::progress::Progress;
 use super::quantize_tensor::Quantizer;
 use super::spool::Spool;
-use crate::gguf::{self, Array, GgmlType, GgufModel, GgufWriter, Metadata, TensorSpec, Value};
-use crate::model::Model;
-use crate::payload::crc32c;
-use std::sync::Arc;
+use super::statistics::StatisticsFile;
+use super::steps::Steps;
+use crate::gguf::{Array, GgmlType, Metadata, Value};
+use crate::import::Input;
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// What a conversion gave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Bytes of the output file.
     pub bytes: u64,
@@ -30,56 +36,226 @@ pub struct Outcome {
     pub embedding_bytes: u64,
 }
 
-/// Converts a model.
+/// Converts a model, or with [`Options::only`] a part of it.
 ///
 /// # Errors
 /// [`ConvertError`]; the output then does not exist (or is unchanged), and finished parts stay for `--resume`.
 pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, ConvertError> {
-    let model = Arc::new(GgufModel::open(&options.input, &gguf::Limits::default())?);
-    if let Some(tensor) = model.tensors().find(|tensor| tensor.ty == GgmlType::Wsic) {
-        return Err(ConvertError::Target(format!(
-            "{}: tensor '{}' is already of type WSIC: convert the original model",
-            options.input.display(),
-            tensor.name
-        )));
+    let mut prepared = Prepared::new(options, progress)?;
+    let fingerprint = prepared.fingerprint(options);
+    if let Some((path, steps)) = &options.steps {
+        steps.check(&fingerprint, path)?;
     }
-    let network = Arc::new(Model::open(model.clone())?);
-    let plan = plan(&model, &network, options)?;
-    let identity = identity(&model);
-    let spool = Spool::open(&options.output, &fingerprint(&identity, options), options.resume)?;
-    let statistics_path = spool.path("statistics.gguf");
-    let statistics = super::collect::collect(&network, &identity, options, &statistics_path, progress)?;
-    let quantizer =
-        Quantizer { source: network.source().as_ref(), statistics: &statistics, method: options.method };
-    let metadata = output_metadata(&model, &plan, options, statistics.source()?);
-    let header = header_bytes(options, &metadata, &plan)?;
-    let allocation = Allocation {
-        plan: &plan,
-        quantizer: &quantizer,
-        spool: &spool,
-        progress,
-        target: options.target,
-        loss_weights: options.loss_weights,
-        file_bytes: &|parts| header + data_bytes(&metadata, &plan, parts),
+    let only = options.only.as_ref().map_or(String::new(), |pattern| format!("only {pattern}\n"));
+    let steps =
+        options.steps.as_ref().map_or(String::new(), |(_, steps)| format!("steps {}\n", steps.hash()));
+    let spool = Spool::open(&options.output, &(fingerprint.clone() + &only + &steps), options.resume)?;
+    let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
+    let Prepared { input, plan, .. } = prepared;
+    let job = Job { options, input: &input, plan: &plan, statistics: &statistics, spool: &spool, progress };
+    let outcome = match (&options.steps, &options.only) {
+        (None, None) => {
+            let output = job.output(&plan, job.metadata(&plan)?)?;
+            let parts = job.allocate(&output, None)?;
+            job.write(&output, &(0..plan.len()).collect::<Vec<_>>(), &parts)?
+        }
+        (Some((_, steps)), _) => job.part(steps)?,
+        (None, Some(_)) => job.part(&job.steps(fingerprint, &HashMap::new())?)?,
     };
-    let parts = allocation.run()?;
-    let bytes = write(options, &model, metadata, &plan, &parts, &spool, progress)?;
     spool.remove()?;
-    Ok(summary(bytes, &plan, &parts))
+    Ok(outcome)
 }
 
-fn summary(bytes: u64, plan: &[PlannedTensor], parts: &[Part]) -> Outcome {
-    let mut outcome = Outcome {
-        bytes,
-        weights: plan.iter().map(PlannedTensor::weights).sum(),
-        linear_weights: 0,
-        linear_bytes: 0,
-        embedding_weights: 0,
-        embedding_bytes: 0,
-    };
-    for part in parts {
-        let tensor = &plan[part.number];
-        let Action::Quantize { role, .. } = tensor.action else { continue };
+/// The steps of all tensors, for several processes that quantize a part of them each. `options.output` is where the
+/// caller will write them.
+///
+/// Without `measured` parts (files of [`Options::only`] conversions) the steps are those of the first guess of
+/// [`convert`]; with them those of its next one, or if the measured sizes meet the target those it would end with.
+///
+/// # Errors
+/// As [`convert`].
+pub fn plan_steps(
+    options: &Options,
+    measured: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<Steps, ConvertError> {
+    let mut prepared = Prepared::new(options, progress)?;
+    let fingerprint = prepared.fingerprint(options);
+    let spool = Spool::open(&options.output, &fingerprint, options.resume)?;
+    let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
+    let Prepared { input, plan, .. } = prepared;
+    let job = Job { options, input: &input, plan: &plan, statistics: &statistics, spool: &spool, progress };
+    let steps = job.steps(fingerprint, &measure(measured)?)?;
+    spool.remove()?;
+    Ok(steps)
+}
+
+/// A conversion that has everything it needs.
+struct Job<'a> {
+    options: &'a Options,
+    input: &'a Input,
+    plan: &'a [PlannedTensor],
+    statistics: &'a StatisticsFile,
+    spool: &'a Spool,
+    progress: &'a dyn Progress,
+}
+
+/// Bytes of a quantized tensor by its number and key.
+type Measured<'a> = &'a (dyn Fn(usize, f64) -> Option<u64> + Sync);
+
+impl<'a> Job<'a> {
+    fn loss_weights(&self) -> bool {
+        self.options.loss_weights && self.statistics.has_row_weights()
+    }
+
+    fn quantizer(&self) -> Quantizer<'a> {
+        Quantizer {
+            source: self.input,
+            statistics: self.statistics,
+            method: self.options.method,
+            loss_weights: self.loss_weights(),
+        }
+    }
+
+    fn metadata(&self, plan: &[PlannedTensor]) -> Result<Metadata, ConvertError> {
+        Ok(output_metadata(self.input, plan, self.options, self.statistics.source()?))
+    }
+
+    fn output<'p>(&self, plan: &'p [PlannedTensor], metadata: Metadata) -> Result<Output<'p>, ConvertError>
+    where
+        'a: 'p,
+    {
+        Output::new(&self.options.output, self.options.split_bytes, metadata, plan)
+    }
+
+    /// Quantizes so that the target is met.
+    fn allocate(&self, output: &Output, measured: Option<Measured>) -> Result<Vec<Part>, ConvertError> {
+        let allocation = Allocation {
+            plan: self.plan,
+            quantizer: &self.quantizer(),
+            spool: self.spool,
+            progress: self.progress,
+            target: self.options.target,
+            loss_weights: self.loss_weights(),
+            file_bytes: &|parts| output.file_bytes(parts.iter().map(|part| (part.number, part.bytes))),
+            measured,
+        };
+        allocation.run()
+    }
+
+    /// The next steps to try, given the sizes at those tried before.
+    fn steps(
+        &self,
+        fingerprint: String,
+        measured: &HashMap<(String, u64), u64>,
+    ) -> Result<Steps, ConvertError> {
+        let lookup = |number: usize, key: f64| {
+            let name = self.plan.get(number)?.info.name.clone();
+            measured.get(&(name, key.to_bits())).copied()
+        };
+        let output = self.output(self.plan, self.metadata(self.plan)?)?;
+        let (keys, settled) = match self.allocate(&output, Some(&lookup)) {
+            Ok(parts) => (parts.iter().map(|part| (part.number, part.key)).collect(), true),
+            Err(ConvertError::Unmeasured { keys }) => (keys, false),
+            Err(error) => return Err(error),
+        };
+        let named = |(number, key): (usize, f64)| Some((self.plan.get(number)?.info.name.clone(), key));
+        Ok(Steps { fingerprint, keys: keys.into_iter().filter_map(named).collect(), settled })
+    }
+
+    /// Quantizes the chosen tensors at given steps and writes them: a part, or all of the model.
+    fn part(&self, steps: &Steps) -> Result<Outcome, ConvertError> {
+        let only = self.options.only.as_ref();
+        let chosen: Vec<usize> = (0..self.plan.len())
+            .filter(|&number| only.is_none_or(|pattern| pattern.is_match(&self.plan[number].info.name)))
+            .collect();
+        if chosen.is_empty() {
+            return Err(ConvertError::Override {
+                tensor: only.map_or(String::new(), ToString::to_string),
+                problem: "(--only) matches no tensor; `wsic inspect` lists the names".into(),
+            });
+        }
+        let weights = |&number: &usize| match self.plan[number].action {
+            Action::Quantize { .. } => self.plan[number].weights(),
+            _ => 0,
+        };
+        self.progress.begin("quantizing", chosen.iter().map(weights).sum());
+        let quantizer = self.quantizer();
+        let parts = chosen
+            .par_iter()
+            .filter_map(|&number| self.quantize_at(&quantizer, number, steps).transpose())
+            .collect::<Result<Vec<Part>, _>>()?;
+        let plan: Vec<PlannedTensor> = chosen.iter().map(|&number| self.plan[number].clone()).collect();
+        let mut metadata = self.metadata(&plan)?;
+        if only.is_some() {
+            let keys: Vec<f64> = parts.iter().map(|part| part.key).collect();
+            let names = self.plan.iter().map(|tensor| tensor.info.name.clone());
+            mark_part(&mut metadata, names, steps.hash(), &keys);
+        }
+        let output = Output::new(&self.options.output, self.options.split_bytes, metadata, &plan)?;
+        self.write(&output, &chosen, &parts)
+    }
+
+    fn quantize_at(
+        &self,
+        quantizer: &Quantizer,
+        number: usize,
+        steps: &Steps,
+    ) -> Result<Option<Part>, ConvertError> {
+        let tensor = &self.plan[number];
+        let Action::Quantize { role, .. } = tensor.action else { return Ok(None) };
+        let name = &tensor.info.name;
+        let Some(&key) = steps.keys.get(name) else {
+            return Err(ConvertError::Override {
+                tensor: name.clone(),
+                problem: "has no step in the plan; make a new one".into(),
+            });
+        };
+        let payload = match self.spool.find(number, key) {
+            Some(payload) => payload,
+            None => {
+                let payload = match key {
+                    key if key < 0.0 => quantizer.at_rate(tensor, role, -key)?.payload,
+                    key => quantizer.at_step(tensor, role, key)?.payload,
+                };
+                self.spool.store(number, key, &payload)?;
+                payload
+            }
+        };
+        self.progress.advance(tensor.weights(), name);
+        Ok(Some(Part { number, key, bytes: payload.len() as u64 }))
+    }
+
+    /// Writes the output, whose tensors have these numbers in the plan.
+    fn write(&self, output: &Output, numbers: &[usize], parts: &[Part]) -> Result<Outcome, ConvertError> {
+        self.progress.begin("writing", numbers.len() as u64);
+        let parts: HashMap<usize, Part> = parts.iter().map(|part| (part.number, *part)).collect();
+        let lengths = numbers.iter().enumerate();
+        let lengths = lengths.filter_map(|(at, number)| Some((at, parts.get(number)?.bytes))).collect();
+        let payload = |at: usize| {
+            let part = numbers.get(at).and_then(|number| parts.get(number));
+            let payload = part.and_then(|part| self.spool.find(part.number, part.key));
+            payload.ok_or_else(|| ConvertError::Resume {
+                path: self.spool.path(""),
+                problem: format!(
+                    "the part of tensor '{}' is missing or damaged; run the command again with --resume",
+                    output.plan[at].info.name
+                ),
+            })
+        };
+        let bytes = output.write(self.input, &lengths, payload, |name| self.progress.advance(1, name))?;
+        Ok(summary(bytes, self.plan, numbers, &parts))
+    }
+}
+
+fn summary(bytes: u64, plan: &[PlannedTensor], numbers: &[usize], parts: &HashMap<usize, Part>) -> Outcome {
+    let mut outcome = Outcome { bytes, ..Outcome::default() };
+    for number in numbers {
+        let tensor = &plan[*number];
+        outcome.weights += tensor.weights();
+        let (Action::Quantize { role, .. }, Some(part)) = (tensor.action, parts.get(number)) else {
+            continue;
+        };
         if role.is_linear() {
             outcome.linear_weights += tensor.weights();
             outcome.linear_bytes += part.bytes;
@@ -91,72 +267,11 @@ fn summary(bytes: u64, plan: &[PlannedTensor], parts: &[Part]) -> Outcome {
     outcome
 }
 
-/// What identifies a model: sizes, tensors, and a sample of the bytes of each.
-fn identity(model: &GgufModel) -> String {
-    let mut lines = Vec::new();
-    for file in model.files() {
-        let described: String = file
-            .tensors()
-            .iter()
-            .map(|t| format!("{} {:?} {} {};", t.name, t.dims, t.ty, t.offset))
-            .collect();
-        let sample = file.tensors().iter().filter_map(|t| file.tensor_bytes(t).ok()).map(|bytes| {
-            let end = bytes.len().min(4096);
-            crc32c(&bytes[..end]) ^ crc32c(&bytes[bytes.len() - end..]).rotate_left(1)
-        });
-        let sample = sample.fold(0u32, |sum, crc| sum.rotate_left(1) ^ crc);
-        lines.push(format!("{} bytes {:08x} {sample:08x}", file.file_len(), crc32c(described.as_bytes())));
-    }
-    lines.join(", ")
-}
-
-/// Everything that finished parts depend on, one item a line.
-fn fingerprint(identity: &str, options: &Options) -> String {
-    let mut lines = vec![format!("wsic {}", env!("CARGO_PKG_VERSION")), format!("input {identity}")];
-    let overrides: Vec<String> =
-        options.overrides.iter().map(|rule| format!("{}={:?}", rule.pattern, rule.choice)).collect();
-    lines.push(format!("target {:?}", options.target));
-    lines.push(format!("embedding {:?}", options.embedding_bits));
-    lines.push(format!("overrides {overrides:?}"));
-    lines.push(format!("method {:?}", options.method));
-    lines.push(format!("loss weights {}", options.loss_weights));
-    let calibration = match &options.calibration {
-        Calibration::Model => "self".to_owned(),
-        Calibration::Text(path) => {
-            let text = std::fs::read(path).unwrap_or_default();
-            format!("text {} bytes {:08x}", text.len(), crc32c(&text))
-        }
-    };
-    lines.push(format!(
-        "calibration {calibration}, {} tokens, seed {}",
-        options.calibration_tokens, options.seed
-    ));
-    lines.join("\n") + "\n"
-}
-
-fn specs(plan: &[PlannedTensor]) -> Vec<TensorSpec> {
-    plan.iter()
-        .map(|tensor| {
-            let ty = match tensor.action {
-                Action::Copy => tensor.info.ty,
-                Action::Store(ty) => ty,
-                Action::Quantize { .. } => GgmlType::Wsic,
-            };
-            TensorSpec { name: tensor.info.name.clone(), dims: tensor.info.dims.clone(), ty }
-        })
-        .collect()
-}
-
 /// Metadata of the output; lengths of payloads are zero until they are known.
-fn output_metadata(
-    model: &GgufModel,
-    plan: &[PlannedTensor],
-    options: &Options,
-    calibration: &str,
-) -> Metadata {
+fn output_metadata(input: &Input, plan: &[PlannedTensor], options: &Options, calibration: &str) -> Metadata {
     let quantized: Vec<&PlannedTensor> =
         plan.iter().filter(|tensor| matches!(tensor.action, Action::Quantize { .. })).collect();
-    let mut metadata = model.joined_metadata();
+    let mut metadata = input.joined_metadata();
     metadata.set("general.file_type", Value::U32(GgmlType::Wsic.id()));
     metadata.set("general.quantization_version", Value::U32(2));
     metadata.set(VERSION_KEY, Value::U32(1));
@@ -179,81 +294,8 @@ fn output_metadata(
     );
     note("calibration", calibration.to_owned());
     note("loss_weights", options.loss_weights.to_string());
-    note("seed", options.seed.to_string());
-    metadata
-}
-
-/// Bytes before the data section.
-fn header_bytes(options: &Options, metadata: &Metadata, plan: &[PlannedTensor]) -> Result<u64, ConvertError> {
-    // A writer reserves the header when it is created; dropped, it leaves no file.
-    Ok(GgufWriter::create(&options.output, metadata.clone(), specs(plan))?.written())
-}
-
-/// Bytes of the data section.
-fn data_bytes(metadata: &Metadata, plan: &[PlannedTensor], parts: &[Part]) -> u64 {
-    let alignment = metadata.u64("general.alignment").unwrap_or(32);
-    let payload: std::collections::HashMap<usize, u64> = parts.iter().map(|p| (p.number, p.bytes)).collect();
-    let length = |(number, tensor): (usize, &PlannedTensor)| match tensor.action {
-        Action::Copy => tensor.info.byte_len,
-        Action::Store(ty) => ty.row_bytes(tensor.info.columns()).unwrap_or(0) * tensor.info.rows(),
-        Action::Quantize { .. } => payload.get(&number).copied().unwrap_or(0),
-    };
-    plan.iter().enumerate().map(|item| length(item).next_multiple_of(alignment)).sum()
-}
-
-/// Floats converted at a time when a tensor changes its ordinary type.
-const STORE_BLOCK: u64 = 1 << 22;
-
-fn write(
-    options: &Options,
-    model: &GgufModel,
-    metadata: Metadata,
-    plan: &[PlannedTensor],
-    parts: &[Part],
-    spool: &Spool,
-    progress: &dyn Progress,
-) -> Result<u64, ConvertError> {
-    progress.begin("writing", plan.len() as u64);
-    let mut writer = GgufWriter::create(&options.output, metadata, specs(plan))?;
-    let mut remaining = parts.iter();
-    for (number, tensor) in plan.iter().enumerate() {
-        let name = &tensor.info.name;
-        match tensor.action {
-            Action::Copy => writer.write_tensor(name, model.tensor_bytes(&tensor.info)?)?,
-            Action::Store(ty) => {
-                writer.begin_tensor(name)?;
-                let step = (STORE_BLOCK / tensor.info.columns()).max(1);
-                let (mut floats, mut bytes) = (Vec::new(), Vec::new());
-                for first in (0..tensor.info.rows()).step_by(step as usize) {
-                    let last = (first + step).min(tensor.info.rows());
-                    floats.resize(((last - first) * tensor.info.columns()) as usize, 0.0);
-                    model.dequantize_rows(&tensor.info, first..last, &mut floats)?;
-                    bytes.clear();
-                    gguf::encode(ty, &floats, &mut bytes).map_err(|error| ConvertError::Override {
-                        tensor: name.clone(),
-                        problem: error.to_string(),
-                    })?;
-                    writer.append(&bytes)?;
-                }
-                writer.end_tensor()?;
-            }
-            Action::Quantize { .. } => {
-                let payload = remaining.next().filter(|part| part.number == number);
-                let payload = payload.and_then(|part| spool.find(number, part.key));
-                let Some(payload) = payload else {
-                    return Err(ConvertError::Resume {
-                        path: spool.path(""),
-                        problem: format!(
-                            "the part of tensor '{name}' is missing or damaged; run the command again"
-                        ),
-                    });
-                };
-                writer.write_tensor(name, &payload)?;
-            }
-        }
-        progress.advance(1, name);
+    if matches!(options.calibration, Calibration::Model | Calibration::Text(_)) {
+        note("seed", options.seed.to_string());
     }
-    let lengths: Vec<u64> = parts.iter().map(|part| part.bytes).collect();
-    writer.replace_metadata(TENSOR_BYTES_KEY, Value::Array(Array::from_u64(&lengths)))?;
-    Ok(writer.finish()?)
+    metadata
 }

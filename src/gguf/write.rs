@@ -28,6 +28,23 @@ pub struct TensorSpec {
     pub ty: GgmlType,
 }
 
+impl TensorSpec {
+    /// Elements along the first dimension.
+    pub fn columns(&self) -> u64 {
+        self.dims.first().copied().unwrap_or(1)
+    }
+
+    /// Rows of all matrices together: the product of all dimensions but the first.
+    pub fn rows(&self) -> u64 {
+        self.dims.iter().skip(1).fold(1, |rows: u64, &dim| rows.saturating_mul(dim))
+    }
+
+    /// Elements of the tensor.
+    pub fn elements(&self) -> u64 {
+        self.rows().saturating_mul(self.columns())
+    }
+}
+
 impl From<&super::tensor::TensorInfo> for TensorSpec {
     fn from(info: &super::tensor::TensorInfo) -> Self {
         Self { name: info.name.clone(), dims: info.dims.clone(), ty: info.ty }

@@ -77,6 +77,17 @@ impl Input {
         }
     }
 
+    /// Bytes that a tensor takes as it is stored; of tensors of unknown type an upper bound. 0 if there is no such
+    /// tensor.
+    pub fn stored_bytes(&self, name: &str) -> u64 {
+        match self {
+            Input::Gguf(model) => model.get_tensor(name).map_or(0, |(_, tensor)| tensor.byte_len),
+            Input::Folder(folder) => folder.get_tensor(name).map_or(0, |tensor| {
+                tensor.spec.ty.row_bytes(tensor.columns()).unwrap_or(0).saturating_mul(tensor.rows())
+            }),
+        }
+    }
+
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
         match self {

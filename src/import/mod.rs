@@ -2,7 +2,8 @@
 //!
 //! In: a path and [`Limits`]. Out: [`Folder`], with the metadata and the tensors (ggml names, dimensions, rows as floats
 //! on demand) that stock converters and runtimes have for the same model; the plain GGUF file of it
-//! ([`write_plain`]); and [`imatrix`]. [`Input`] is either such a folder or a GGUF model. Weights are mapped, never held: a folder costs its tokenizer's size in memory.
+//! ([`write_plain`]); and [`imatrix`]. [`Input`] is either such a folder or a GGUF model. Weights are mapped, never held:
+//! a folder costs the size of its tokenizer in memory.
 //!
 //! Depends on `gguf` alone. It may not compute with a model, nor print. Every count, offset and length of a file is
 //! checked against limits and the file's real size before anything is allocated or indexed, and every shape against

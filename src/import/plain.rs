@@ -22,9 +22,9 @@ pub(super) fn file_type(ty: GgmlType) -> Option<u32> {
 }
 
 /// Type of a tensor in a file whose weights are of type `ty`: norms, biases, routers and tables stay F32.
-pub fn plain_tensor_type(tensor: &ImportedTensor, ty: GgmlType) -> GgmlType {
-    let name = tensor.spec.name.as_str();
-    let exact = tensor.spec.dims.len() < 2
+pub fn plain_tensor_type(tensor: &TensorSpec, ty: GgmlType) -> GgmlType {
+    let name = tensor.name.as_str();
+    let exact = tensor.dims.len() < 2
         || !name.ends_with(".weight")
         || name.ends_with("_norm.weight")
         || name.ends_with(".ffn_gate_inp.weight");
@@ -51,15 +51,17 @@ pub fn write_plain(
     };
     let mut metadata = folder.metadata().clone();
     metadata.set("general.file_type", Value::U32(file_type));
-    let spec =
-        |tensor: &ImportedTensor| TensorSpec { ty: plain_tensor_type(tensor, ty), ..tensor.spec.clone() };
+    let spec = |tensor: &ImportedTensor| TensorSpec {
+        ty: plain_tensor_type(&tensor.spec, ty),
+        ..tensor.spec.clone()
+    };
     let specs = folder.tensors().iter().map(spec).collect();
     let mut writer = GgufModelWriter::create(path, &metadata, vec![specs])?;
     let mut bytes = Vec::new();
     for tensor in folder.tensors() {
         progress(&tensor.spec.name);
         writer.begin_tensor(&tensor.spec.name)?;
-        let target = plain_tensor_type(tensor, ty);
+        let target = plain_tensor_type(&tensor.spec, ty);
         let step = (BLOCK / tensor.columns().max(1)).max(1);
         let mut first = 0;
         while first < tensor.rows() {
