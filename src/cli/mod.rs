@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 failure (a file
 //! that cannot be read, a check that failed), 2 wrong usage.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod eval;
@@ -54,11 +55,14 @@ enum Command {
     Unpack(unpack::Arguments),
     Retag(retag::Arguments),
     Skeleton(skeleton::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// What every command can ask for.
 struct Context {
     quiet: bool,
+    /// What `--threads` says.
+    threads: Option<usize>,
 }
 
 /// Parses the command line, runs the command, prints errors.
@@ -69,7 +73,7 @@ pub fn main() -> ExitCode {
         eprintln!("error: cannot start {threads} threads: {error}");
         return ExitCode::FAILURE;
     }
-    let context = Context { quiet: arguments.quiet };
+    let context = Context { quiet: arguments.quiet, threads: arguments.threads };
     let result = match arguments.command {
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Calibrate(arguments) => calibrate::run(&arguments, &context),
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Unpack(arguments) => unpack::run(&arguments, &context),
         Command::Retag(arguments) => retag::run(&arguments, &context),
         Command::Skeleton(arguments) => skeleton::run(&arguments, &context),
+        Command::Bench(arguments) => bench::run(&arguments, &context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

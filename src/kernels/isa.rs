@@ -33,6 +33,15 @@ impl Isa {
         }
     }
 
+    /// Name of the family that users choose processors by: variants of one width share it.
+    pub const fn family(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 | Isa::Avx2Vnni => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
     /// The instruction set of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         ALL.into_iter().find(|isa| isa.name() == name)

@@ -28,6 +28,10 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every operation.
+    pub const ALL: [Self; 6] =
+        [Self::Decode, Self::Matvec, Self::Matmul, Self::GetRows, Self::Open, Self::Prepare];
+
     /// Name in reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -102,10 +106,12 @@ pub struct Measurement {
 const COLD_BYTES: usize = 384 << 20;
 /// Most copies of a matrix: small ones are cold enough with fewer bytes.
 const MOST_COPIES: usize = 256;
-/// Time for one case.
-const BUDGET: Duration = Duration::from_millis(600);
-/// Rounds at least.
+/// Time for one case that gives steady results.
+pub const USUAL_BUDGET: Duration = Duration::from_millis(600);
+/// Rounds at least, unless they take several budgets.
 const LEAST_ROUNDS: usize = 5;
+/// Budgets after which a case ends whatever the number of rounds.
+const MOST_BUDGETS: u32 = 3;
 
 /// Deterministic noise (xorshift64*).
 struct Noise(u64);
@@ -132,6 +138,17 @@ pub fn usual_geometry(columns: usize) -> Geometry {
 
 /// A payload of Gaussian integers with half an octave of spread between columns, about `bits` bits per weight.
 pub fn synthetic_payload(rows: usize, columns: usize, bits: f64, seed: u64) -> Vec<u8> {
+    // What small samples took tells how wide the integers must be.
+    let sample = (rows.min(1024), columns.min(512));
+    let mut deviation = 0.46 * bits.exp2();
+    for _ in 0..2 {
+        let stored = 8.0 * gaussian_payload(sample.0, sample.1, deviation, seed).len() as f64;
+        deviation *= (bits - stored / (sample.0 * sample.1) as f64).clamp(-1.0, 1.0).exp2();
+    }
+    gaussian_payload(rows, columns, deviation, seed)
+}
+
+fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> Vec<u8> {
     let geometry = usual_geometry(columns);
     let mut noise = Noise(seed | 1);
     // One period of integers is drawn and repeated over rows: the kernels' work depends on statistics alone.
@@ -139,7 +156,7 @@ pub fn synthetic_payload(rows: usize, columns: usize, bits: f64, seed: u64) -> V
     let stream = (0..columns)
         .map(|input| {
             let octaves = 0.5 * noise.gaussian();
-            let deviation = 0.53 * (bits + octaves).exp2();
+            let deviation = deviation * octaves.exp2();
             let draws: Vec<f64> = (0..period).map(|_| deviation * noise.gaussian()).collect();
             let mut integers = vec![0; rows];
             for path in geometry.paths(rows) {
@@ -178,6 +195,20 @@ pub fn synthetic_payload(rows: usize, columns: usize, bits: f64, seed: u64) -> V
 /// [`KernelError`] if a kernel refuses a synthetic matrix: an error in this crate.
 pub fn measure(cases: &[Case], isas: &[Isa]) -> Result<Vec<Measurement>, KernelError> {
     let mut results = Vec::new();
+    measure_each(cases, isas, USUAL_BUDGET, |measurement| results.push(measurement))?;
+    Ok(results)
+}
+
+/// The same with processor time `budget` for each case, telling each result as soon as it is known.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_each(
+    cases: &[Case],
+    isas: &[Isa],
+    budget: Duration,
+    mut tell: impl FnMut(Measurement),
+) -> Result<(), KernelError> {
     let same = |a: &Case, b: &Case| (a.rows, a.columns, a.bits) == (b.rows, b.columns, b.bits);
     for cases in cases.chunk_by(same) {
         let Case { rows, columns, bits, .. } = cases[0];
@@ -187,23 +218,23 @@ pub fn measure(cases: &[Case], isas: &[Isa]) -> Result<Vec<Measurement>, KernelE
             let copies = if case.cold { (COLD_BYTES / bytes.len()).clamp(2, MOST_COPIES) } else { 1 };
             let payloads: Vec<Vec<u8>> = (0..copies).map(|_| bytes.clone()).collect();
             for &isa in isas.iter().filter(|isa| isa.available()) {
-                let seconds = seconds(case, isa, &payloads)?;
+                let seconds = seconds(case, isa, &payloads, budget)?;
                 let weights = match case.operation {
                     Operation::Matmul => rows * columns * case.batch,
                     Operation::GetRows => case.batch * columns,
                     _ => rows * columns,
                 };
                 let gweights_per_s = weights as f64 / seconds / 1e9;
-                results.push(Measurement { isa, case: *case, stored_bits, gweights_per_s });
+                tell(Measurement { isa, case: *case, stored_bits, gweights_per_s });
             }
         }
     }
-    Ok(results)
+    Ok(())
 }
 
 /// Seconds of processor time that one execution takes, in the best round over all copies; with threads that of the
 /// slowest one.
-fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>]) -> Result<f64, KernelError> {
+fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Result<f64, KernelError> {
     let limits = Limits::default();
     let open = |bytes| Payload::open(bytes, &limits);
     let opened = payloads.iter().map(|bytes| open(bytes)).collect::<Result<Vec<_>, _>>()?;
@@ -249,7 +280,7 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>]) -> Result<f64, KernelErr
     let mut best = f64::INFINITY;
     let mut spent = Duration::ZERO;
     let mut rounds = 0;
-    while rounds < LEAST_ROUNDS || spent < BUDGET {
+    while rounds == 0 || spent < budget || (rounds < LEAST_ROUNDS && spent < MOST_BUDGETS * budget) {
         let start = thread_time();
         let time = match case.operation {
             Operation::Open => {
