@@ -218,6 +218,38 @@ fn verify_agrees_with_the_vectors_of_the_specification() {
     assert!(checked > 30);
 }
 
+/// All that llama.cpp looks at before it loads data is that of the model; the data is a hole of ordinary types.
+#[test]
+fn a_skeleton_has_everything_but_the_weights() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "4"]).success();
+    bench.wsic(&["skeleton", "small.gguf", "-o", "skeleton.gguf"]).success();
+    let (small, skeleton) = (open(&bench.path("small.gguf")), open(&bench.path("skeleton.gguf")));
+    let mut coded = 0;
+    for (a, b) in small.tensors().iter().zip(skeleton.tensors()) {
+        assert_eq!((&a.name, &a.dims), (&b.name, &b.dims));
+        if a.ty == GgmlType::Wsic {
+            coded += 1;
+            let wanted = if a.columns() % 32 == 0 { GgmlType::Q4_0 } else { GgmlType::F16 };
+            assert_eq!(b.ty, wanted, "{}", a.name);
+            assert!(skeleton.tensor_bytes(b).unwrap().iter().all(|&byte| byte == 0));
+        } else {
+            assert_eq!(small.tensor_bytes(a).unwrap(), skeleton.tensor_bytes(b).unwrap());
+        }
+    }
+    assert!(coded > 0 && small.tensors().len() == skeleton.tensors().len());
+    for (key, value) in small.metadata().iter().filter(|(key, _)| !key.starts_with("wsic.")) {
+        assert_eq!(skeleton.metadata().get(key), Some(value), "{key}");
+    }
+    assert!(
+        !skeleton.metadata().contains("wsic.tensor_names") && skeleton.metadata().contains("wsic.skeleton")
+    );
+    bench
+        .wsic(&["skeleton", "model.gguf", "-o", "no.gguf"])
+        .failure()
+        .stderr(predicate::str::contains("no WSIC tensors"));
+}
+
 #[test]
 fn retagging_changes_ids_only() {
     let bench = Bench::new(TINY);

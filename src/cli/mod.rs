@@ -17,6 +17,7 @@ mod retag;
 mod run;
 mod settings;
 mod smallest;
+mod skeleton;
 mod units;
 mod unpack;
 mod verify;
@@ -57,6 +58,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
     Retag(retag::Arguments),
+    Skeleton(skeleton::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),
         Command::Retag(arguments) => retag::run(&arguments, &context),
+        Command::Skeleton(arguments) => skeleton::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
     };
     match result {
