@@ -136,6 +136,8 @@ mod x86 {
         base: *mut u8,
         tile_stride: usize,
         chunk_stride: usize,
+        /// What the accumulators of each row begin with, if not with what they hold.
+        start: Option<i32>,
     }
 
     fn table_of(class: &ClassPlan) -> &Avx2Table {
@@ -154,12 +156,13 @@ mod x86 {
         chunks: usize,
         steps: usize,
         activations: &[i8],
+        start: Option<i32>,
         states: &mut [TileState<'_>],
         accumulators: &mut [i32],
         stride: usize,
     ) {
         let base = accumulators.as_mut_ptr().cast();
-        let target = Target { base, tile_stride: 4 * stride, chunk_stride: 0 };
+        let target = Target { base, tile_stride: 4 * stride, chunk_stride: 0, start };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<true>(class, chunks, steps, activations, states, target) }
     }
@@ -176,7 +179,7 @@ mod x86 {
         target: dispatch::Target<'_>,
     ) {
         let dispatch::Target { values, tile_stride, chunk_stride } = target;
-        let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride };
+        let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride, start: None };
         // SAFETY: passed on from the caller.
         unsafe { by_count::<false>(class, chunks, steps, &[], states, target) }
     }
@@ -451,6 +454,11 @@ mod x86 {
         let ends = if ENDS > 0 { ENDS } else { table.thresholds.len() };
         let thresholds = &table.thresholds[..ends];
         let width = activations.len() / chunks;
+        // Accumulators of one step with the start in the first one of each row.
+        let start_values = target.start.map(|start| {
+            let parts = width / 4;
+            std::array::from_fn::<i32, 16, _>(|i| if i % parts == 0 { start } else { 0 })
+        });
 
         let mut halves = Halves { high: [zero; M], low: [zero; M], trellis: [zero; M] };
         for j in 0..M {
@@ -475,6 +483,11 @@ mod x86 {
             halves.trellis = [zero; M];
             let mut at = start;
             let mut out = target.base.add(chunk * target.chunk_stride);
+            // Where the accumulators of the first step and tile come from; the next tile's and the next step's.
+            let (mut from, from_tile, from_step) = match &start_values {
+                Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 0),
+                _ => (out.cast_const(), target.tile_stride, 64),
+            };
             for _ in 0..steps {
                 let values =
                     step::<M, N, PARITY, GENERAL>(table, thresholds, &mut halves, &mut at, &raw, raw_bits);
@@ -483,7 +496,8 @@ mod x86 {
                     if DOT {
                         let (u, x) = (values[j], x[j % 2]);
                         let product = if GENERAL { product_wide(u, x) } else { product(u, x) };
-                        _mm256_store_si256(slot, _mm256_add_epi32(_mm256_load_si256(slot), product));
+                        let sum = from.add(j / 2 * from_tile + 32 * (j % 2)).cast::<__m256i>();
+                        _mm256_store_si256(slot, _mm256_add_epi32(_mm256_loadu_si256(sum), product));
                     } else {
                         _mm256_storeu_si256(slot, values[j]);
                     }
@@ -495,6 +509,7 @@ mod x86 {
                     _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
                 }
                 out = out.add(64);
+                from = from.wrapping_add(from_step);
             }
             for k in 0..N {
                 states[k].chunk_end(at[k].offset_from(start[k]) as usize);
@@ -543,20 +558,72 @@ mod x86 {
     ///
     /// # Safety
     /// As there, with the instructions of `Isa::Avx2`.
-    #[target_feature(enable = "avx2")]
     pub(in super::super) unsafe fn flush(
-        accumulators: &mut [i32],
+        accumulators: &[i32],
         columns_per_chunk: usize,
         scale: f32,
-        next: i32,
         sums: &mut [f32],
     ) {
-        let parts = columns_per_chunk / 4;
-        for (row, sum) in accumulators.chunks_exact_mut(parts).zip(sums) {
-            let total: i32 = row.iter().sum();
-            *sum += scale * total as f32;
-            row.fill(0);
-            row[0] = next;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match columns_per_chunk {
+                64 => flush_as::<16>(accumulators, scale, sums),
+                16 => flush_as::<4>(accumulators, scale, sums),
+                _ => flush_as::<1>(accumulators, scale, sums),
+            }
         }
+    }
+
+    /// `PARTS` neighbouring accumulators belong to one row; eight rows at a time.
+    #[target_feature(enable = "avx2")]
+    unsafe fn flush_as<const PARTS: usize>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
+        let scale = _mm256_set1_ps(scale);
+        let zero = _mm256_setzero_si256();
+        for (rows, sums) in accumulators.chunks_exact(8 * PARTS).zip(sums.as_chunks_mut::<8>().0) {
+            let at = rows.as_ptr().cast::<__m256i>();
+            // SAFETY: `rows` is `PARTS` registers long.
+            let total = unsafe {
+                match PARTS {
+                    16 => {
+                        let mut parts = [zero; 8];
+                        for (row, part) in parts.iter_mut().enumerate() {
+                            let (low, high) = (at.add(2 * row), at.add(2 * row + 1));
+                            *part = _mm256_add_epi32(_mm256_loadu_si256(low), _mm256_loadu_si256(high));
+                        }
+                        let [a, b, c, d, e, f, g, h] = parts;
+                        let (upper, lower) = (fold_quads([a, b, c, d]), fold_quads([e, f, g, h]));
+                        _mm256_add_epi32(
+                            _mm256_permute2x128_si256::<0x20>(upper, lower),
+                            _mm256_permute2x128_si256::<0x31>(upper, lower),
+                        )
+                    }
+                    4 => {
+                        let mut parts = [zero; 4];
+                        for (index, part) in parts.iter_mut().enumerate() {
+                            *part = _mm256_loadu_si256(at.add(index));
+                        }
+                        // Rows 2 j and 2 j + 1 are the halves of part j.
+                        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                        _mm256_permutevar8x32_epi32(fold_quads(parts), order)
+                    }
+                    _ => _mm256_loadu_si256(at),
+                }
+            };
+            let product = _mm256_mul_ps(scale, _mm256_cvtepi32_ps(total));
+            // SAFETY: eight sums.
+            unsafe {
+                let sum = _mm256_loadu_ps(sums.as_ptr());
+                _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_add_ps(sum, product));
+            }
+        }
+    }
+
+    /// Element j of each 128-bit lane is the sum of that lane of part j.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn fold_quads(parts: [__m256i; 4]) -> __m256i {
+        let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let (a, b) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
+        _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
     }
 }

@@ -10,7 +10,7 @@ use super::{avx2, avx512, scalar};
 use super::{avx2_product, avx512_product, vnni::Vnni};
 
 /// Most tiles that any kernel decodes in turn.
-pub(super) const MOST_TILES: usize = 4;
+pub(super) const MOST_TILES: usize = 6;
 
 /// Tiles that a kernel decodes in turn.
 pub(super) const fn interleave(isa: Isa) -> usize {
@@ -45,7 +45,8 @@ impl<'s> States<'s> {
     }
 }
 
-/// Integers of `chunks` chunks of each tile times the activations, added to the accumulators.
+/// Integers of `chunks` chunks of each tile times the activations, added to the accumulators; or, if there is a
+/// `start`, to this integer for each row, whatever the accumulators held.
 ///
 /// Accumulators: 16 i32 for each step and tile, tiles `stride` apart; their order is the kernel's own, and only
 /// [`flush`] reads them.
@@ -56,6 +57,7 @@ pub(super) fn dot(
     chunks: usize,
     steps: usize,
     activations: &[i8],
+    start: Option<i32>,
     states: &mut [TileState<'_>],
     accumulators: &mut [i32],
     stride: usize,
@@ -65,37 +67,30 @@ pub(super) fn dot(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
         Isa::Avx512 => unsafe {
-            avx512::dot(class, chunks, steps, activations, states, accumulators, stride);
+            avx512::dot(class, chunks, steps, activations, start, states, accumulators, stride);
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe {
-            avx2::dot(class, chunks, steps, activations, states, accumulators, stride);
+            avx2::dot(class, chunks, steps, activations, start, states, accumulators, stride);
         },
-        _ => scalar::dot(class, chunks, steps, activations, states, accumulators, stride),
+        _ => scalar::dot(class, chunks, steps, activations, start, states, accumulators, stride),
     }
 }
 
-/// Adds `scale` times the integer of each row to `sums` and restarts the accumulators with `next`.
-pub(super) fn flush(
-    isa: Isa,
-    accumulators: &mut [i32],
-    columns_per_chunk: usize,
-    scale: f32,
-    next: i32,
-    sums: &mut [f32],
-) {
+/// Adds `scale` times the integer of each row to `sums`.
+pub(super) fn flush(isa: Isa, accumulators: &[i32], columns_per_chunk: usize, scale: f32, sums: &mut [f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
         // slices hold.
-        Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, next, sums) },
+        Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe {
-            avx2::flush(accumulators, columns_per_chunk, scale, next, sums);
+            avx2::flush(accumulators, columns_per_chunk, scale, sums);
         },
-        _ => scalar::flush(accumulators, scale, next, sums),
+        _ => scalar::flush(accumulators, scale, sums),
     }
 }
 

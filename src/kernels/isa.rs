@@ -15,7 +15,7 @@ pub enum Isa {
     Avx2 = 1,
     /// AVX2 with the 256-bit dot product instructions of AVX-VNNI or of AVX-512 VNNI and VL.
     Avx2Vnni = 2,
-    /// AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG (Ice Lake, Zen 4 and later).
+    /// AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG, and GFNI (Ice Lake, Zen 4 and later).
     Avx512 = 3,
 }
 
@@ -65,6 +65,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vbmi2")
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512bitalg")
+                    && is_x86_feature_detected!("gfni")
             }
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,

@@ -116,16 +116,8 @@ impl PreparedMatrix<'_> {
         }
         let states = states.as_mut_slice();
 
-        // The first flush with factor zero only sets the accumulators.
         let used = 16 * padded_steps(steps);
         accumulators.fill(0);
-        let flush = |accumulators: &mut [i32], sums: &mut [f32], scale: f32, group: usize| {
-            let next = activations.corrections.get(group).copied().unwrap_or(0);
-            for (accumulators, sums) in accumulators.chunks_mut(stride).zip(sums.chunks_mut(per_tile)) {
-                dispatch::flush(self.isa, &mut accumulators[..used], width, scale, next, sums);
-            }
-        };
-        flush(accumulators, sums, 0.0, 0);
         let group_chunks = self.chunks_per_group();
         let last = self.matrix.stream_length() / width;
         for class in &self.classes {
@@ -134,9 +126,18 @@ impl PreparedMatrix<'_> {
                 let group = chunk / group_chunks;
                 let stop = end.min((group + 1) * group_chunks);
                 let x = &activations.integers[chunk * width..stop * width];
-                dispatch::dot(self.isa, class, stop - chunk, steps, x, states, accumulators, stride);
+                let start = (chunk % group_chunks == 0).then(|| activations.corrections[group]);
+                dispatch::dot(self.isa, class, stop - chunk, steps, x, start, states, accumulators, stride);
                 if stop % group_chunks == 0 || stop == last {
-                    flush(accumulators, sums, activations.scales[group], group + 1);
+                    for (accumulators, sums) in accumulators.chunks(stride).zip(sums.chunks_mut(per_tile)) {
+                        dispatch::flush(
+                            self.isa,
+                            &accumulators[..used],
+                            width,
+                            activations.scales[group],
+                            sums,
+                        );
+                    }
                 }
                 chunk = stop;
             }

@@ -120,15 +120,20 @@ fn run_class(
 }
 
 /// See [`super::avx512::dot`]; here `accumulators` holds one integer per row.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn dot(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
     activations: &[i8],
+    start: Option<i32>,
     states: &mut [TileState<'_>],
     accumulators: &mut [i32],
     stride: usize,
 ) {
+    if let Some(start) = start {
+        accumulators.fill(start);
+    }
     match activations.len() / chunks {
         64 => dot_as::<64>(class, chunks, steps, activations, states, accumulators, stride),
         16 => dot_as::<16>(class, chunks, steps, activations, states, accumulators, stride),
@@ -175,10 +180,9 @@ pub(super) fn decode(
 }
 
 /// See [`super::avx512::flush`].
-pub(super) fn flush(accumulators: &mut [i32], scale: f32, next: i32, sums: &mut [f32]) {
+pub(super) fn flush(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
     for (sum, total) in sums.iter_mut().zip(accumulators) {
         *sum += scale * *total as f32;
-        *total = next;
     }
 }
 
