@@ -338,8 +338,8 @@ wsic_status wsic_activation_bytes(const struct wsic_tensor *tensor,
                                   size_t *bytes);
 
 /**
- * Prepares `batch` vectors for products with one matrix: scaled, in stream order, as 8-bit integers with one scale for
- * each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
+ * Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
+ * scale for each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
  *
  * `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in
  * `activations`; it is valid until the buffer is written or freed or the tensor is closed, has to stay where it is, and

@@ -218,6 +218,38 @@ fn verify_agrees_with_the_vectors_of_the_specification() {
     assert!(checked > 30);
 }
 
+/// All that llama.cpp looks at before it loads data is that of the model; the data is a hole of ordinary types.
+#[test]
+fn a_skeleton_has_everything_but_the_weights() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "4"]).success();
+    bench.wsic(&["skeleton", "small.gguf", "-o", "skeleton.gguf"]).success();
+    let (small, skeleton) = (open(&bench.path("small.gguf")), open(&bench.path("skeleton.gguf")));
+    let mut coded = 0;
+    for (a, b) in small.tensors().iter().zip(skeleton.tensors()) {
+        assert_eq!((&a.name, &a.dims), (&b.name, &b.dims));
+        if a.ty == GgmlType::Wsic {
+            coded += 1;
+            let wanted = if a.columns() % 32 == 0 { GgmlType::Q4_0 } else { GgmlType::F16 };
+            assert_eq!(b.ty, wanted, "{}", a.name);
+            assert!(skeleton.tensor_bytes(b).unwrap().iter().all(|&byte| byte == 0));
+        } else {
+            assert_eq!(small.tensor_bytes(a).unwrap(), skeleton.tensor_bytes(b).unwrap());
+        }
+    }
+    assert!(coded > 0 && small.tensors().len() == skeleton.tensors().len());
+    for (key, value) in small.metadata().iter().filter(|(key, _)| !key.starts_with("wsic.")) {
+        assert_eq!(skeleton.metadata().get(key), Some(value), "{key}");
+    }
+    assert!(
+        !skeleton.metadata().contains("wsic.tensor_names") && skeleton.metadata().contains("wsic.skeleton")
+    );
+    bench
+        .wsic(&["skeleton", "model.gguf", "-o", "no.gguf"])
+        .failure()
+        .stderr(predicate::str::contains("no WSIC tensors"));
+}
+
 #[test]
 fn retagging_changes_ids_only() {
     let bench = Bench::new(TINY);
@@ -347,4 +379,98 @@ fn bad_input_gives_a_clear_error_and_no_output() {
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf"]).failure().code(2);
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "99"]).failure().code(1);
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--size", "1MB"]).failure().code(2);
+}
+
+#[test]
+fn compare_measures_rates_methods_and_files() {
+    let bench = Bench::new(TINY);
+    bench.convert("existing.gguf", &["--bpw", "5"]).success();
+    let arguments = [
+        "compare",
+        "model.gguf",
+        "--text",
+        "text.txt",
+        "--ctx",
+        "64",
+        "--chunks",
+        "4",
+        "--calibration",
+        "text.txt",
+        "--rates",
+        "3,6",
+        "--methods",
+        "trellis,rtn",
+        "--file",
+        "existing.gguf",
+    ];
+    let output = bench.wsic(&[&arguments[..], &["--json", "--plot", "curve.svg"]].concat()).success();
+    let entries: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let entries = entries.as_array().unwrap();
+    let of = |series: &str, rate: Option<f64>| {
+        let entry = entries.iter().find(|entry| entry["series"] == series && entry["rate"].as_f64() == rate);
+        entry.unwrap_or_else(|| panic!("{series} at {rate:?}")).clone()
+    };
+    assert_eq!(entries.len(), 5);
+    let kl = |series: &str, rate: Option<f64>| of(series, rate)["kld"].as_f64().unwrap();
+    assert!(
+        kl("trellis", Some(6.0)) < kl("existing", None) && kl("existing", None) < kl("trellis", Some(3.0))
+    );
+    assert!(kl("trellis", Some(3.0)) < kl("rtn", Some(3.0)));
+    let size = std::fs::metadata(bench.path("existing.gguf")).unwrap().len();
+    assert_eq!(of("existing", None)["bytes"], size);
+    let drawing = std::fs::read_to_string(bench.path("curve.svg")).unwrap();
+    assert_eq!(drawing.matches("<title>").count(), 2 * 5, "a point for each entry, twice");
+
+    let page = bench.wsic(&[&arguments[..], &["--plot", "curve.html", "--keep", "kept"]].concat()).success();
+    page.stdout(predicate::str::contains("KL (nats/token)").and(predicate::str::contains("existing")));
+    assert!(std::fs::read_to_string(bench.path("curve.html")).unwrap().contains("<td>rtn</td><td>6</td>"));
+    bench.wsic(&["verify", "kept/rtn-6.gguf"]).success();
+    bench
+        .wsic(&["compare", "model.gguf", "--text", "text.txt"])
+        .failure()
+        .stderr(predicate::str::contains("--rates"));
+    bench
+        .wsic(&["compare", "model.gguf", "--text", "text.txt", "--rates", "2", "--plot", "curve.png"])
+        .failure()
+        .stderr(predicate::str::contains(".svg"));
+}
+
+#[test]
+fn a_divergence_is_met_by_the_smallest_file() {
+    let bench = Bench::new(TINY);
+    let evaluate = |name: &str| -> f64 {
+        let arguments = [
+            "eval",
+            name,
+            "--reference",
+            "model.gguf",
+            "--text",
+            "text.txt",
+            "--chunks",
+            "16",
+            "--json",
+            "-q",
+        ];
+        let output = bench.wsic(&arguments).success();
+        serde_json::from_slice::<serde_json::Value>(&output.get_output().stdout).unwrap()["kld"]
+            .as_f64()
+            .unwrap()
+    };
+    bench.convert("four.gguf", &["--bpw", "4"]).success();
+    let wanted = evaluate("four.gguf");
+    let text = wanted.to_string();
+    bench.convert("close.gguf", &["--kld", &text, "--kld-text", "text.txt"]).success();
+    let reached = evaluate("close.gguf");
+    assert!(reached <= wanted && reached > 0.9 * wanted, "{reached} for {wanted}");
+    let size = |name: &str| std::fs::metadata(bench.path(name)).unwrap().len() as f64;
+    assert!(size("close.gguf") < 1.02 * size("four.gguf"));
+    assert_eq!(bench.files(), ["close.gguf", "four.gguf", "model.gguf", "text.txt"], "no trial is left");
+
+    let bad = bench.convert("bad.gguf", &["--kld", "0", "--kld-text", "text.txt"]).failure();
+    bad.stderr(predicate::str::contains("positive"));
+    bench.convert("bad.gguf", &["--kld", "0.1", "--bpw", "2"]).failure();
+    bench.convert("bad.gguf", &["--bpw", "2", "--kld-text", "text.txt"]).failure();
+    // All of the text is used for calibration.
+    let whole = bench.convert("bad.gguf", &["--kld", "0.1"]).failure();
+    whole.stderr(predicate::str::contains("--kld-text"));
 }

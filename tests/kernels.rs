@@ -9,6 +9,11 @@ use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, PADDI
 
 /// The matvec of the contract, from the integers of the scalar definition.
 fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
+    reference_of_terms(matrix, x, 1)
+}
+
+/// The same for activations of one or two terms.
+fn reference_of_terms(matrix: &Matrix<'_>, x: &[f32], terms: usize) -> Vec<f32> {
     let (rows, width) = (matrix.rows(), matrix.stream_length());
     let prepared: Vec<f32> = matrix
         .stream_inputs()
@@ -16,17 +21,8 @@ fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
         .zip(matrix.stream_scales())
         .map(|(&input, &scale)| if input == PADDING { 0.0 } else { scale * x[input as usize] })
         .collect();
-    let groups: Vec<(f32, Vec<i32>)> = prepared
-        .chunks(GROUP_COLUMNS)
-        .map(|group| {
-            let largest = group.iter().fold(0.0f32, |a, v| a.max(v.abs()));
-            if largest < 2f32.powi(-100) {
-                return (0.0, vec![0; group.len()]);
-            }
-            let inverse = 127.0 / largest;
-            (largest / 127.0, group.iter().map(|v| (v * inverse).round_ties_even() as i32).collect())
-        })
-        .collect();
+    let mut rest = prepared.clone();
+    let terms: Vec<Vec<(f32, Vec<i32>)>> = (0..terms).map(|_| term(&mut rest)).collect();
     let mut y = vec![0.0f32; rows];
     let height = matrix.geometry().rows_per_tile();
     for tile in 0..matrix.tile_count() {
@@ -38,10 +34,13 @@ fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
             integers[escape.row * width + escape.position] -= escape.addend;
         }
         for (row, integers) in integers.chunks(width).enumerate() {
-            let y = &mut y[tile * height + row];
-            for ((scale, q), m) in groups.iter().zip(integers.chunks(GROUP_COLUMNS)) {
-                let product: i32 = q.iter().zip(m).map(|(q, m)| q * m).sum();
-                *y += scale * product as f32;
+            for groups in &terms {
+                let mut sum = 0.0;
+                for ((scale, q), m) in groups.iter().zip(integers.chunks(GROUP_COLUMNS)) {
+                    let product: i32 = q.iter().zip(m).map(|(q, m)| q * m).sum();
+                    sum += scale * product as f32;
+                }
+                y[tile * height + row] += sum;
             }
         }
         let mut escaped = vec![0.0f32; present];
@@ -56,6 +55,21 @@ fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
         y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
     }
     y
+}
+
+/// Scales and integers of each group, and what they leave.
+fn term(values: &mut [f32]) -> Vec<(f32, Vec<i32>)> {
+    let of_group = |group: &mut [f32]| {
+        let largest = group.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+        if largest < 2f32.powi(-100) {
+            return (0.0, vec![0; group.len()]);
+        }
+        let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+        let q: Vec<i32> = group.iter().map(|v| (v * inverse).round_ties_even() as i32).collect();
+        group.iter_mut().zip(&q).for_each(|(value, &q)| *value -= scale * q as f32);
+        (scale, q)
+    };
+    values.chunks_mut(GROUP_COLUMNS).map(of_group).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -186,6 +200,54 @@ fn integers_and_weights_are_those_of_the_definition() {
             for (row, got) in wanted.iter().zip(got.chunks(columns)) {
                 let row = *row as usize;
                 assert!(bits(got) == bits(&weights[row * columns..(row + 1) * columns]), "{isa} {recipe:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn two_terms_are_the_contract_and_as_good_as_floats() {
+    for_each_shape(|matrix, recipe, random| {
+        for batch in [1, 3, 150] {
+            let mut x = vector(recipe.columns * batch, random);
+            // One column has nearly all of the energy.
+            x.iter_mut().step_by(recipe.columns).for_each(|x| *x *= 500.0);
+            let expected: Vec<_> =
+                x.chunks(recipe.columns).map(|x| reference_of_terms(matrix, x, 2)).collect();
+            let mut weights = vec![0.0; recipe.rows * recipe.columns];
+            let height = matrix.geometry().rows_per_tile();
+            for (tile, weights) in weights.chunks_mut(height * recipe.columns).enumerate() {
+                matrix.dequantize_tile(tile, &mut Vec::new(), weights).unwrap();
+            }
+            // What a term leaves is at most a 254th of its group's largest value; values below that are lost to the
+            // first term, and their errors are small to begin with.
+            let (mut one, mut two, mut energy) = (0.0, 0.0, 0.0);
+            for (x, y) in x.chunks(recipe.columns).zip(&expected) {
+                let rounded = reference(matrix, x);
+                for (weights, (y, rounded)) in weights.chunks(recipe.columns).zip(y.iter().zip(rounded)) {
+                    let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                    one += (exact - f64::from(rounded)).powi(2);
+                    two += (exact - f64::from(*y)).powi(2);
+                    energy += exact * exact;
+                }
+            }
+            assert!(two <= one / 50.0 + 1e-12 * energy, "{one} {two} {energy} {recipe:?}");
+            let expected = bits(&expected.concat());
+            for isa in Isa::all_available() {
+                if batch == 150 && recipe.rows > 600 {
+                    continue;
+                }
+                let plan = PreparedMatrix::with_isa(matrix, isa);
+                let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, 2)];
+                let activations = plan.prepare_terms(&x, batch, 2, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(plan.matmul_scratch_of_terms(batch, 2));
+                let mut y = vec![f32::NAN; recipe.rows * batch];
+                plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+                assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
+                if batch == 1 {
+                    plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+                    assert_eq!(bits(&y), expected, "{isa} {recipe:?} matvec");
+                }
             }
         }
     });

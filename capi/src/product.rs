@@ -33,12 +33,15 @@ impl Activations {
     }
 }
 
+/// Integers that stand for one activation: two are as good as floats, one is not (see `prepare_terms`).
+const TERMS: usize = 2;
+
 /// Tiles whose products are put into the caller's rows at a time: a multiple of what any kernel decodes in turn.
 const TILES_AT_A_TIME: usize = 12;
 
 /// Refuses numbers of vectors for which sizes might overflow, and zero.
 fn check_batch(plan: &PreparedMatrix<'_>, batch: usize) -> Result<(), Failure> {
-    let numbers = plan.matrix().stream_length() + plan.rows() + plan.columns() + (1 << 20);
+    let numbers = TERMS * (plan.matrix().stream_length() + plan.rows() + plan.columns() + (1 << 20));
     let most = isize::MAX as usize / 64 / numbers;
     if batch == 0 || batch > most {
         let failure = Failure::Number {
@@ -62,7 +65,7 @@ fn staging(plan: &PreparedMatrix<'_>, batch: usize) -> usize {
 
 /// Scratch of a product of `batch` vectors.
 fn product_scratch(plan: &PreparedMatrix<'_>, batch: usize) -> usize {
-    plan.matmul_scratch(batch) + staging(plan, batch) * size_of::<f32>() + align_of::<f32>()
+    plan.matmul_scratch_of_terms(batch, TERMS) + staging(plan, batch) * size_of::<f32>() + align_of::<f32>()
 }
 
 /// Stores the size in bytes of the buffer that wsic_prepare needs for `batch` vectors.
@@ -80,7 +83,9 @@ pub unsafe extern "C" fn wsic_activation_bytes(
         // SAFETY: the caller's promise.
         let plan = unsafe { reference(tensor, "tensor") }?.matrix(matrix)?;
         check_batch(plan, batch)?;
-        let needed = align_of::<Activations>() + size_of::<Activations>() + plan.activation_bytes(batch);
+        let needed = align_of::<Activations>()
+            + size_of::<Activations>()
+            + plan.activation_bytes_of_terms(batch, TERMS);
         // SAFETY: the caller's promise.
         unsafe { store(bytes, "bytes", needed) }
     };
@@ -88,8 +93,8 @@ pub unsafe extern "C" fn wsic_activation_bytes(
     unsafe { guarded(std::ptr::null_mut(), body) }
 }
 
-/// Prepares `batch` vectors for products with one matrix: scaled, in stream order, as 8-bit integers with one scale for
-/// each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
+/// Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
+/// scale for each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
 ///
 /// `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in
 /// `activations`; it is valid until the buffer is written or freed or the tensor is closed, has to stay where it is, and
@@ -125,7 +130,7 @@ pub unsafe extern "C" fn wsic_prepare(
         let skip = buffer.as_ptr().align_offset(align_of::<Activations>());
         let needed = skip.saturating_add(size_of::<Activations>());
         let Some((head, rest)) = buffer.split_at_mut_checked(needed) else {
-            let expected = needed + plan.activation_bytes(batch);
+            let expected = needed + plan.activation_bytes_of_terms(batch, TERMS);
             return Err(Failure::Number {
                 status: Status::BadLength,
                 what: "bytes of the buffer",
@@ -134,7 +139,7 @@ pub unsafe extern "C" fn wsic_prepare(
             });
         };
         let handle: *mut Activations = head[skip..].as_mut_ptr().cast();
-        let prepared = plan.prepare(x, batch, rest)?;
+        let prepared = plan.prepare_terms(x, batch, TERMS, rest)?;
         // SAFETY: aligned by `skip`, with room by `needed`, in memory that this call may write.
         unsafe {
             store(handle, "buffer", Activations { tensor: tensor.serial, matrix, buffer: range, prepared })?

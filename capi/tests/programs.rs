@@ -101,7 +101,10 @@ fn products(path: &Path) -> Vec<Vec<f32>> {
     let product = |matrix| {
         let plan = PreparedMatrix::with_isa(matrix, Isa::Scalar);
         let mut y = vec![0.0; plan.rows()];
-        plan.matvec_threads(&input(plan.columns()), &mut y, 1)
+        let mut buffer = vec![0; plan.activation_bytes_of_terms(1, 2)];
+        let activations = plan.prepare_terms(&input(plan.columns()), 1, 2, &mut buffer).unwrap();
+        let mut scratch = vec![0; plan.matmul_scratch_of_terms(1, 2)];
+        plan.matvec(0..plan.tiles(), &activations, &mut y, &mut scratch)
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         y
     };

@@ -1,15 +1,16 @@
 //! `wsic convert`: a model becomes a smaller one.
 
-use super::{progress, units, Context};
-use crate::convert::options::{Calibration, Options, Target, TensorOverride};
-use crate::convert::{convert, convert_plain, Outcome, PlainOptions, Progress};
+use super::progress::Bars;
+use super::settings::Settings;
+use super::{units, Context};
+use crate::convert::options::{name_pattern, Options};
+use crate::convert::{convert, convert_plain, predict, Outcome, PlainOptions, Steps, TensorRecord};
 use crate::gguf::GgmlType;
-use crate::quantize::Method;
-use anyhow::{bail, Result};
-use indicatif::ProgressBar;
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::Instant;
+use anyhow::{Context as _, Result};
+use regex::Regex;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Quantize a model and write it as GGUF with entropy-coded tensors.
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,7 @@ Examples:
   wsic convert ./Model-Folder -o small.gguf --bpw 2.5
   wsic convert ./Model-Folder -o plain.gguf --method none
   wsic convert model.gguf -o small.gguf --size 50MB --calibration text.txt
+  wsic convert model.gguf -o small.gguf --kld 0.05 --calibration text.txt
   wsic convert model.gguf -o small.gguf --bpw 2.5 --tensor 'token_embd|output=keep' --tensor 'ffn_down=3'
 
 Without --calibration the model writes its own calibration text from built-in prompts. The output appears under its
@@ -30,79 +32,116 @@ pub(crate) struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
-    target: TargetArguments,
-    /// Stored bits per weight of token embedding and output head [default: what the loss asks for].
-    #[arg(long, value_name = "BITS")]
-    embedding_bpw: Option<f64>,
-    /// What to do with tensors whose name matches: bits per weight, keep, f32, f16, bf16 or q8_0. Repeatable; the last
-    /// match wins.
-    #[arg(long = "tensor", value_name = "REGEX=SPEC")]
-    tensors: Vec<TensorOverride>,
-    /// Text to calibrate with, like what the model will be used for, but not what it will be tested on.
-    #[arg(long, value_name = "FILE")]
-    calibration: Option<PathBuf>,
-    /// Tokens to calibrate with, at most.
-    #[arg(long, value_name = "N", default_value_t = 1 << 15)]
-    calibration_tokens: usize,
-    /// Quantization method; none writes an ordinary GGUF file.
-    #[arg(long, default_value = "trellis", value_parser = ["trellis", "watersic", "gptq", "rtn", "none"])]
-    method: String,
+    settings: Settings,
     /// With --method none: type of the weights [default: 16-bit floats as they are, F16 for all others].
     #[arg(long = "type", value_name = "TYPE", value_parser = ["f16", "bf16", "f32", "q8_0"])]
     ty: Option<String>,
+    /// With --kld: text to measure on, not the one to calibrate with [default: windows of the calibration text that
+    /// calibration leaves out, or a text that the model writes].
+    #[arg(long, value_name = "FILE", requires = "kld")]
+    kld_text: Option<PathBuf>,
     /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     split_size: Option<u64>,
-    /// Pre-tokenizer of a Hugging Face folder, as llama.cpp names it, if it cannot be told from the files.
-    #[arg(long, value_name = "NAME")]
-    pre_tokenizer: Option<String>,
-    /// Seed of everything random; the same seed gives the same file.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Do not weigh rows and tensors by their influence on the loss.
+    /// Write a part of the model: only the tensors whose name matches; `wsic merge` makes a model of all parts.
+    #[arg(long, value_name = "REGEX", value_parser = name_pattern)]
+    only: Option<Regex>,
+    /// Steps of all tensors, from `wsic plan` with the same model, statistics and settings.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Write what was done to each tensor to a JSON file.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Predict size, memory and time of each phase, and do nothing.
     #[arg(long)]
-    no_loss_weights: bool,
+    dry_run: bool,
     /// Go on with an interrupted conversion of the same input and settings.
     #[arg(long)]
     resume: bool,
 }
 
-#[derive(Debug, clap::Args)]
-#[group(multiple = false)]
-struct TargetArguments {
-    /// Stored bits per weight of the blocks' linear layers, all side information counted.
-    #[arg(long, value_name = "BITS")]
-    bpw: Option<f64>,
-    /// Stored bits per weight of the whole file.
-    #[arg(long, value_name = "BITS")]
-    file_bpw: Option<f64>,
-    /// Size of the whole file, never exceeded: 1.2GiB, 50MB, 700MiB.
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
-    size: Option<u64>,
-}
-
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     super::refuse_same_file(&arguments.input, &arguments.output)?;
     let start = Instant::now();
-    let listener = Bars { quiet: context.quiet, bar: Mutex::new(None), phases: Mutex::default() };
-    let outcome = if arguments.method == "none" {
+    let listener = Bars::new(context);
+    if arguments.dry_run {
+        if arguments.settings.method == "none" {
+            super::usage_error("--dry-run predicts quantization: leave out --method none");
+        }
+        return dry_run(&options(arguments)?, &listener);
+    }
+    let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {
-        convert(&options(arguments)?, &listener)?
+        let options = options(arguments)?;
+        match arguments.settings.target.kld {
+            Some(wanted) => {
+                let plain =
+                    options.only.is_none() && options.steps.is_none() && options.split_bytes.is_none();
+                anyhow::ensure!(plain, "--kld goes with neither --only, --plan nor --split-size");
+                super::smallest::run(&options, wanted, arguments.kld_text.as_deref(), context)?
+            }
+            None => convert(&options, &listener)?,
+        }
     };
-    listener.finish();
-    print(arguments, &outcome);
-    if !context.quiet {
-        eprintln!("done in {} ({})", units::seconds(start.elapsed()), listener.phases());
+    if let Some(path) = &arguments.log {
+        write_log(path, arguments, &outcome, start)?;
     }
+    print(&arguments.output, &outcome);
+    listener.done(start);
     Ok(())
 }
 
-fn print(arguments: &Arguments, outcome: &Outcome) {
+fn dry_run(options: &Options, listener: &Bars) -> Result<()> {
+    let prediction = predict(options, listener)?;
+    let seconds = |seconds: f64| units::seconds(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    println!("{:<14} {:>12} {:>12}", "phase", "time", "memory");
+    for phase in &prediction.phases {
+        println!("{:<14} {:>12} {:>12}", phase.name, seconds(phase.seconds), units::bytes(phase.memory));
+    }
+    println!("{:<14} {:>12} {:>12}", "all", seconds(prediction.seconds()), units::bytes(prediction.memory()));
+    println!("\noutput: {}", units::bytes(prediction.output_bytes));
+    println!("temporary files beside it: {}", units::bytes(prediction.temporary_bytes));
+    if let Some(free) = prediction.free_bytes {
+        let needed = prediction.output_bytes + prediction.temporary_bytes;
+        let enough = if free < needed { "NOT enough" } else { "enough" };
+        println!("free there: {} ({enough})", units::bytes(free));
+    }
+    println!("nothing was written");
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Log<'a> {
+    tool: &'static str,
+    input: String,
+    output: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    seconds: f64,
+    tensors: &'a [TensorRecord],
+}
+
+fn write_log(path: &Path, arguments: &Arguments, outcome: &Outcome, start: Instant) -> Result<()> {
+    let log = Log {
+        tool: concat!("wsic ", env!("CARGO_PKG_VERSION")),
+        input: arguments.input.display().to_string(),
+        output: arguments.output.display().to_string(),
+        bytes: outcome.bytes,
+        bits_per_weight: outcome.bytes as f64 * 8.0 / outcome.weights.max(1) as f64,
+        seconds: start.elapsed().as_secs_f64(),
+        tensors: &outcome.tensors,
+    };
+    let text = serde_json::to_string_pretty(&log)?;
+    std::fs::write(path, text + "\n").with_context(|| format!("{}: cannot write the log", path.display()))
+}
+
+/// Sizes of what was written.
+pub(super) fn print(output: &Path, outcome: &Outcome) {
     let per_weight = |bytes: u64, weights: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
     println!(
         "{}: {}, {:.4} bits/weight over the whole file",
-        arguments.output.display(),
+        output.display(),
         units::bytes(outcome.bytes),
         per_weight(outcome.bytes, outcome.weights)
     );
@@ -125,117 +164,33 @@ fn print(arguments: &Arguments, outcome: &Outcome) {
 }
 
 fn plain_options(arguments: &Arguments) -> Result<PlainOptions> {
-    let target = &arguments.target;
-    if target.bpw.is_some() || target.file_bpw.is_some() || target.size.is_some() {
-        super::usage_error("--method none quantizes nothing: leave out --bpw, --file-bpw and --size");
+    let settings = &arguments.settings;
+    let target = &settings.target;
+    if target.bpw.is_some() || target.file_bpw.is_some() || target.size.is_some() || target.kld.is_some() {
+        super::usage_error("--method none quantizes nothing: leave out --bpw, --file-bpw, --size and --kld");
     }
     Ok(PlainOptions {
         input: arguments.input.clone(),
         output: arguments.output.clone(),
         ty: arguments.ty.as_deref().and_then(GgmlType::from_name),
-        overrides: arguments.tensors.clone(),
+        overrides: settings.tensors.clone(),
         split_bytes: arguments.split_size,
-        pre_tokenizer: arguments.pre_tokenizer.clone(),
+        pre_tokenizer: settings.calibration.pre_tokenizer.clone(),
     })
 }
 
 fn options(arguments: &Arguments) -> Result<Options> {
-    let bits = |name: &str, value: Option<f64>| -> Result<Option<f64>> {
-        match value {
-            Some(bits) if !(0.1..=12.0).contains(&bits) => {
-                bail!("--{name} {bits}: expected 0.1 to 12 bits per weight")
-            }
-            other => Ok(other),
-        }
-    };
     if arguments.ty.is_some() {
         super::usage_error(
             "--type is for --method none; --tensor 'REGEX=TYPE' stores single tensors as they are",
         );
     }
-    let target = match (bits("bpw", arguments.target.bpw)?, bits("file-bpw", arguments.target.file_bpw)?) {
-        (Some(bits), _) => Target::LinearBits(bits),
-        (_, Some(bits)) => Target::FileBits(bits),
-        _ => match arguments.target.size {
-            Some(bytes) => Target::FileBytes(bytes),
-            None => super::usage_error("one of --bpw, --file-bpw and --size is needed (or --method none)"),
-        },
-    };
-    Ok(Options {
-        input: arguments.input.clone(),
-        output: arguments.output.clone(),
-        target,
-        embedding_bits: bits("embedding-bpw", arguments.embedding_bpw)?,
-        overrides: arguments.tensors.clone(),
-        method: match arguments.method.as_str() {
-            "watersic" => Method::WaterSic { rescale: true },
-            "gptq" => Method::Gptq,
-            "rtn" => Method::RoundToNearest,
-            _ => Method::Trellis,
-        },
-        calibration: arguments.calibration.clone().map_or(Calibration::Model, Calibration::Text),
-        calibration_tokens: arguments.calibration_tokens,
-        seed: arguments.seed,
-        loss_weights: !arguments.no_loss_weights,
-        resume: arguments.resume,
-        split_bytes: arguments.split_size,
-        pre_tokenizer: arguments.pre_tokenizer.clone(),
-    })
-}
-
-/// One progress bar, replaced with each phase.
-struct Bars {
-    quiet: bool,
-    bar: Mutex<Option<ProgressBar>>,
-    /// Name and start of each phase.
-    phases: Mutex<Vec<(&'static str, Instant)>>,
-}
-
-impl Bars {
-    /// Time spent in each phase, now that the last one has ended.
-    fn phases(&self) -> String {
-        let Ok(phases) = self.phases.lock() else { return String::new() };
-        let ends = phases.iter().skip(1).map(|phase| phase.1).chain([Instant::now()]);
-        let spent: Vec<String> = phases
-            .iter()
-            .zip(ends)
-            .map(|((name, start), end)| format!("{name} {}", units::seconds(end - *start)))
-            .collect();
-        spent.join(", ")
+    let mut options = arguments.settings.options(&arguments.input, &arguments.output)?;
+    options.resume = arguments.resume;
+    options.split_bytes = arguments.split_size;
+    options.only.clone_from(&arguments.only);
+    if let Some(path) = &arguments.plan {
+        options.steps = Some((path.clone(), Steps::read(path)?));
     }
-
-    fn finish(&self) {
-        if let Ok(mut bar) = self.bar.lock() {
-            if let Some(bar) = bar.take() {
-                bar.finish_and_clear();
-            }
-        }
-    }
-}
-
-impl Progress for Bars {
-    fn begin(&self, phase: &'static str, steps: u64) {
-        self.finish();
-        if let Ok(mut phases) = self.phases.lock() {
-            phases.push((phase, Instant::now()));
-        }
-        if let Ok(mut bar) = self.bar.lock() {
-            *bar = Some(progress::bar(steps, phase, self.quiet));
-        }
-    }
-
-    fn advance(&self, steps: u64, item: &str) {
-        if let Ok(bar) = self.bar.lock() {
-            if let Some(bar) = bar.as_ref() {
-                bar.set_message(item.to_owned());
-                bar.inc(steps);
-            }
-        }
-    }
-
-    fn warn(&self, message: &str) {
-        if !self.quiet {
-            eprintln!("note: {message}");
-        }
-    }
+    Ok(options)
 }

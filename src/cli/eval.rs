@@ -79,16 +79,20 @@ pub(super) fn open(path: &Path) -> Result<(Model, u64, u64)> {
     Ok((model, bytes, weights))
 }
 
-pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let (model, bytes, weights) = open(&arguments.model)?;
-    let text = std::fs::read_to_string(&arguments.text)
-        .with_context(|| format!("{}: cannot read the text", arguments.text.display()))?;
+/// Cuts a text into windows with the model's tokenizer.
+pub(super) fn windows(model: &Model, text: &Path, ctx: usize, chunks: usize) -> Result<Windows> {
+    let name = text.display().to_string();
+    let text = std::fs::read_to_string(text).with_context(|| format!("{name}: cannot read the text"))?;
     let tokenizer = Tokenizer::from_metadata(model.source().metadata())?;
     let tokens = tokenizer.encode(&text, false)?;
     let vocabulary = tokenizer.vocabulary();
     let start = vocabulary.bos.filter(|_| vocabulary.add_bos);
-    let windows = Windows::new(&tokens, arguments.ctx, arguments.chunks.unwrap_or(usize::MAX), start)
-        .with_context(|| arguments.text.display().to_string())?;
+    Windows::new(&tokens, ctx, chunks, start).context(name)
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let (model, bytes, weights) = open(&arguments.model)?;
+    let windows = windows(&model, &arguments.text, arguments.ctx, arguments.chunks.unwrap_or(usize::MAX))?;
     if !context.quiet {
         eprintln!("{} windows of {} tokens", windows.sequences.len(), arguments.ctx);
     }

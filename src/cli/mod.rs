@@ -4,12 +4,20 @@
 //! that cannot be read, a check that failed), 2 wrong usage.
 
 mod bench;
+mod calibrate;
+mod compare;
 mod convert;
 mod eval;
 mod inspect;
+mod merge;
+mod plan;
+mod plot;
 mod progress;
 mod retag;
 mod run;
+mod settings;
+mod skeleton;
+mod smallest;
 mod units;
 mod unpack;
 mod verify;
@@ -39,13 +47,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Convert(convert::Arguments),
+    Convert(Box<convert::Arguments>),
+    Calibrate(calibrate::Arguments),
+    Plan(Box<plan::Arguments>),
+    Merge(merge::Arguments),
     Eval(eval::Arguments),
+    Compare(Box<compare::Arguments>),
     Run(run::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Unpack(unpack::Arguments),
     Retag(retag::Arguments),
+    Skeleton(skeleton::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -67,12 +80,17 @@ pub fn main() -> ExitCode {
     let context = Context { quiet: arguments.quiet, threads: arguments.threads };
     let result = match arguments.command {
         Command::Convert(arguments) => convert::run(&arguments, &context),
+        Command::Calibrate(arguments) => calibrate::run(&arguments, &context),
+        Command::Plan(arguments) => plan::run(&arguments, &context),
+        Command::Merge(arguments) => merge::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
+        Command::Compare(arguments) => compare::run(&arguments, &context),
         Command::Run(arguments) => run::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Unpack(arguments) => unpack::run(&arguments, &context),
         Command::Retag(arguments) => retag::run(&arguments, &context),
+        Command::Skeleton(arguments) => skeleton::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
     };
     match result {

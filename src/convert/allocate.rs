@@ -6,8 +6,8 @@ use super::plan::{Action, PlannedTensor, Role};
 use super::progress::Progress;
 use super::quantize_tensor::Quantizer;
 use super::spool::Spool;
+use super::waves::in_waves;
 use crate::quantize::RateModel;
-use rayon::prelude::*;
 
 /// Bits that embeddings get beyond the linear layers where no loss weights tell.
 const EMBEDDING_EXTRA_BITS: f64 = 1.5;
@@ -54,9 +54,12 @@ pub(super) struct Allocation<'a> {
     pub(super) loss_weights: bool,
     /// Bytes of the file besides payloads, as a function of the payloads' lengths (padding).
     pub(super) file_bytes: &'a (dyn Fn(&[Part]) -> u64 + Sync),
+    /// Where tensors that follow the level are quantized elsewhere: the bytes of the tensor of this number at this key,
+    /// if known. [`ConvertError::Unmeasured`] then ends the search at the first level that is not known.
+    pub(super) measured: Option<&'a (dyn Fn(usize, f64) -> Option<u64> + Sync)>,
 }
 
-impl Allocation<'_> {
+impl<'p> Allocation<'p> {
     /// Quantizes everything so that the target is met; parts are in the spool, in plan order.
     pub(super) fn run(&self) -> Result<Vec<Part>, ConvertError> {
         let start_bits = match self.target {
@@ -75,14 +78,12 @@ impl Allocation<'_> {
             }
         }
         self.progress.begin("planning", free.len() as u64);
-        let mut free: Vec<Free> = free
-            .into_par_iter()
-            .map(|(number, tensor, role)| {
-                let (model, scale) = self.quantizer.rate_model(tensor, role, start_bits)?;
-                self.progress.advance(1, &tensor.info.name);
-                Ok(Free { number, tensor, role, scale, model })
-            })
-            .collect::<Result<_, ConvertError>>()?;
+        let rate_model = |&(number, tensor, role): &(usize, &'p PlannedTensor, Role)| {
+            let (model, scale) = self.quantizer.rate_model(tensor, role, start_bits)?;
+            self.progress.advance(1, &tensor.info.name);
+            Ok::<_, ConvertError>(Free { number, tensor, role, scale, model })
+        };
+        let mut free: Vec<Free> = in_waves(&free, |item| item.1, rate_model)?;
         if !self.loss_weights {
             // Without a common unit every tensor gets the same rate.
             for tensor in &mut free {
@@ -90,12 +91,10 @@ impl Allocation<'_> {
             }
         }
         self.progress.begin("quantizing", fixed.iter().map(|item| item.1.weights()).sum());
-        let mut parts: Vec<Part> = fixed
-            .into_par_iter()
-            .map(|(number, tensor, role, bits)| {
-                self.part(number, tensor, -bits, || Ok(self.quantizer.at_rate(tensor, role, bits)?.payload))
-            })
-            .collect::<Result<_, _>>()?;
+        let at_rate = |&(number, tensor, role, bits): &(usize, &PlannedTensor, Role, f64)| {
+            self.part(number, tensor, -bits, || Ok(self.quantizer.at_rate(tensor, role, bits)?.payload))
+        };
+        let mut parts = in_waves(&fixed, |item| item.1, at_rate)?;
         if !free.is_empty() {
             parts = self.search(&free, parts)?;
         }
@@ -125,16 +124,25 @@ impl Allocation<'_> {
 
     /// Quantizes all free tensors at the given level; returns all parts.
     fn pass(&self, free: &[Free], fixed: &[Part], level: f64) -> Result<Vec<Part>, ConvertError> {
+        if let Some(measured) = self.measured {
+            let keys = free.iter().map(|item| (item.number, level * item.scale));
+            let known: Option<Vec<Part>> = keys
+                .clone()
+                .map(|(number, key)| Some(Part { number, key, bytes: measured(number, key)? }))
+                .collect();
+            let missing = || ConvertError::Unmeasured {
+                keys: fixed.iter().map(|part| (part.number, part.key)).chain(keys).collect(),
+            };
+            return Ok(fixed.iter().copied().chain(known.ok_or_else(missing)?).collect());
+        }
         self.progress.begin("quantizing", free.iter().map(|item| item.tensor.weights()).sum());
-        let made: Vec<Part> = free
-            .par_iter()
-            .map(|item| {
-                let step = level * item.scale;
-                self.part(item.number, item.tensor, step, || {
-                    Ok(self.quantizer.at_step(item.tensor, item.role, step)?.payload)
-                })
+        let at_step = |item: &Free| {
+            let step = level * item.scale;
+            self.part(item.number, item.tensor, step, || {
+                Ok(self.quantizer.at_step(item.tensor, item.role, step)?.payload)
             })
-            .collect::<Result<_, ConvertError>>()?;
+        };
+        let made = in_waves(free, |item| item.tensor, at_step)?;
         Ok(fixed.iter().copied().chain(made).collect())
     }
 

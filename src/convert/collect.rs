@@ -1,9 +1,8 @@
 //! From a model and calibration tokens to a statistics file.
 
 use super::error::ConvertError;
-use super::options::{Calibration, Options};
 use super::progress::Progress;
-use super::statistics::{Contents, StatisticsFile, StatisticsWriter};
+use super::statistics::{Contents, StatisticsWriter};
 use crate::model::{LayerRunner, Model, Tokenizer, EMBEDDING};
 use crate::stats::{
     self, smoothed, CalibrationTokens, Covariance, SelfCalibration, Sensitivity, SensitivitySettings, Tape,
@@ -12,59 +11,65 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Tokens of one calibration sequence.
-const CONTEXT: usize = 512;
+pub const CALIBRATION_CONTEXT: usize = 512;
 
 /// Name of the head's covariance.
 const HEAD: &str = "head";
 /// Name of the covariance of an embedding that is not the head too.
 const LOOKUP: &str = "embedding";
 
-/// Share of the mean in the weights of token rows.
-const UNSEEN_SHARE: f64 = 0.1;
+/// What statistics are taken from, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CollectOptions<'a> {
+    /// Text to calibrate with; `None` lets the model write its own.
+    pub(super) text: Option<&'a Path>,
+    /// Tokens, at most.
+    pub(super) tokens: usize,
+    /// Seed of everything random.
+    pub(super) seed: u64,
+    /// Whether the loss is differentiated.
+    pub(super) loss_weights: bool,
+}
 
-/// The statistics at `path`, computed if they are not there yet.
+/// Runs the model and writes the statistics file `path`.
 pub(super) fn collect(
     network: &Arc<Model>,
     model_identity: &str,
-    options: &Options,
+    options: &CollectOptions,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<StatisticsFile, ConvertError> {
-    if path.exists() {
-        return StatisticsFile::open(path);
-    }
+) -> Result<(), ConvertError> {
     let tokens = calibration_tokens(network, options, progress)?;
     let sensitivity = options
         .loss_weights
         .then(|| SensitivitySettings { seed: options.seed, ..SensitivitySettings::default() });
-    write_statistics(network, model_identity, &tokens, sensitivity, path, progress)?;
-    StatisticsFile::open(path)
+    write_statistics(network, model_identity, &tokens, sensitivity, path, progress)
 }
 
 fn calibration_tokens(
     network: &Arc<Model>,
-    options: &Options,
+    options: &CollectOptions,
     progress: &dyn Progress,
 ) -> Result<CalibrationTokens, ConvertError> {
     let tokenizer = Tokenizer::from_metadata(network.source().metadata())?;
-    let tokens = match &options.calibration {
-        Calibration::Text(path) => {
+    let tokens = match options.text {
+        Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|source| ConvertError::File {
-                path: path.clone(),
+                path: path.to_owned(),
                 action: "read the calibration text",
                 source,
             })?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            CalibrationTokens::from_text(&tokenizer, &name, &text, CONTEXT, options.calibration_tokens)?
+            CalibrationTokens::from_text(&tokenizer, &name, &text, CALIBRATION_CONTEXT, options.tokens)?
         }
-        Calibration::Model => {
+        None => {
             let settings = SelfCalibration {
-                tokens: options.calibration_tokens,
-                context: CONTEXT,
+                tokens: options.tokens,
+                context: CALIBRATION_CONTEXT,
                 seed: options.seed,
                 ..SelfCalibration::default()
             };
-            progress.begin("sampling", options.calibration_tokens as u64);
+            progress.begin("sampling", options.tokens as u64);
             let mut done = 0;
             settings.run(network, &tokenizer, &mut |tokens| {
                 progress.advance((tokens - done) as u64, "the model writes its own calibration text");
@@ -97,6 +102,7 @@ fn write_statistics(
             tokens.total(),
             tokens.fingerprint()
         ),
+        settings: format!("{sensitivity:?}"),
         ..Contents::default()
     };
     for layer in 0..h.layers {
@@ -104,6 +110,10 @@ fn write_statistics(
             let name = format!("blk.{layer}.{}", slot.input.name());
             if !contents.covariances.iter().any(|(known, _)| *known == name) {
                 contents.covariances.push((name.clone(), slot.shape.columns));
+                let experts = (0..slot.experts).filter(|_| slot.experts > 1);
+                contents
+                    .covariances
+                    .extend(experts.map(|expert| (format!("{name}.{expert}"), slot.shape.columns)));
             }
             contents.tensors.push((slot.tensor, name, sensitivity.map(|_| slot.shape.rows)));
         }
@@ -126,12 +136,17 @@ fn write_statistics(
             tape.record(&runner);
         }
         let weights = network.load_layer(layer)?;
-        let wanted = stats::input_kinds(&network.linears(layer));
+        let linears = network.linears(layer);
+        let wanted = stats::input_kinds(&linears);
         let moments = stats::collect_and_advance(&mut runner, &weights, &wanted)?;
-        for (kind, covariance) in moments.inputs() {
-            writer.covariance(&format!("blk.{layer}.{}", kind.name()), covariance.width(), |i, j| {
-                covariance.get(i, j)
-            })?;
+        for kind in wanted {
+            let Some(covariance) = moments.input(kind) else { continue };
+            let (name, width) = (format!("blk.{layer}.{}", kind.name()), covariance.width());
+            writer.covariance(&name, width, |i, j| covariance.get(i, j))?;
+            let experts = linears.iter().find(|slot| slot.input == kind).map_or(1, |slot| slot.experts);
+            for expert in (0..experts).filter(|_| experts > 1) {
+                writer.covariance(&format!("{name}.{expert}"), width, moments.expert(kind, expert))?;
+            }
         }
         progress.advance(1, &format!("block {layer}"));
     }
@@ -155,9 +170,9 @@ fn write_statistics(
         for (tensor, rows) in &sensitivity.linears {
             writer.row_weights(tensor, rows)?;
         }
-        writer.row_weights(network.head_tensor(), &smoothed(&sensitivity.head, UNSEEN_SHARE))?;
+        writer.row_weights(network.head_tensor(), &smoothed(&sensitivity.head))?;
         if !tied {
-            writer.row_weights(EMBEDDING, &smoothed(&sensitivity.probability, UNSEEN_SHARE))?;
+            writer.row_weights(EMBEDDING, &smoothed(&sensitivity.probability))?;
         }
     }
     writer.finish()

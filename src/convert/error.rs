@@ -71,6 +71,34 @@ pub enum ConvertError {
     /// A target that cannot be reached.
     #[error("{0}")]
     Target(String),
+    /// The water level of a plan whose tensors are quantized elsewhere, and have not been yet.
+    #[error("{} tensors are to be quantized at the steps of the plan first", keys.len())]
+    Unmeasured {
+        /// Number of each tensor in the plan, and its step (or minus its rate).
+        keys: Vec<(usize, f64)>,
+    },
+    /// Too little room for the output and the temporary files beside it.
+    #[error(
+        "{}: the disk has {free} bytes left, the output and temporary files need about {needed}: make room or choose \
+         another folder",
+        path.display()
+    )]
+    DiskSpace {
+        /// The output.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// A plan or a part of a model.
+    #[error("{}: {problem}", path.display())]
+    Part {
+        /// File.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Work of an earlier run that does not fit.
     #[error("{}: {problem}", path.display())]
     Resume {

@@ -67,12 +67,14 @@ pub(super) fn identity(input: &Input) -> Result<String, ConvertError> {
     Ok(hexadecimal(&hash.finalize()))
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Lower-case hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Everything that finished parts depend on, one item a line.
-pub(super) fn fingerprint(identity: &str, options: &Options) -> String {
+/// Everything that finished parts depend on, one item a line. `statistics` is the fingerprint of the statistics file,
+/// if the user gave one.
+pub(super) fn fingerprint(identity: &str, options: &Options, statistics: Option<&str>) -> String {
     let mut lines = vec![format!("wsic {}", env!("CARGO_PKG_VERSION")), format!("input {identity}")];
     let overrides: Vec<String> =
         options.overrides.iter().map(|rule| format!("{}={:?}", rule.pattern, rule.choice)).collect();
@@ -81,12 +83,15 @@ pub(super) fn fingerprint(identity: &str, options: &Options) -> String {
     lines.push(format!("overrides {overrides:?}"));
     lines.push(format!("method {:?}", options.method));
     lines.push(format!("loss weights {}", options.loss_weights));
+    let file = |kind: &str, path: &Path| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        format!("{kind} of {} bytes {}", bytes.len(), hexadecimal(&Sha256::digest(&bytes)))
+    };
     let calibration = match &options.calibration {
         Calibration::Model => "self".to_owned(),
-        Calibration::Text(path) => {
-            let text = std::fs::read(path).unwrap_or_default();
-            format!("text of {} bytes {}", text.len(), hexadecimal(&Sha256::digest(&text)))
-        }
+        Calibration::Text(path) => file("text", path),
+        Calibration::Importance(path) => file("importance matrix", path),
+        Calibration::Statistics(_) => format!("statistics {}", statistics.unwrap_or_default()),
     };
     lines.push(format!(
         "calibration {calibration}, {} tokens, seed {}",

@@ -1,9 +1,13 @@
 //! What the caller of a conversion can choose.
 
+use super::steps::Steps;
 use crate::gguf::GgmlType;
 use crate::quantize::Method;
 use regex::Regex;
 use std::path::PathBuf;
+
+/// Bytes that tensors quantized at the same time hold together, at most (or one tensor).
+pub(super) const MOST_BYTES_AT_ONCE: u64 = 3 << 30;
 
 /// What is done to one tensor, by override.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,12 +59,19 @@ impl std::str::FromStr for TensorOverride {
     fn from_str(text: &str) -> Result<Self, String> {
         let (pattern, choice) =
             text.rsplit_once('=').ok_or("expected REGEX=SPEC, for example 'token_embd=keep'")?;
-        let bad = |error| format!("bad regular expression: {error}");
-        // Checked alone first, so that the error shows what the user wrote.
-        Regex::new(pattern).map_err(bad)?;
-        let pattern = Regex::new(&format!(r"(?:^|\.)(?:{pattern})")).map_err(bad)?;
-        Ok(Self { pattern, choice: choice.parse()? })
+        Ok(Self { pattern: name_pattern(pattern)?, choice: choice.parse()? })
     }
+}
+
+/// A regular expression that matches from the start of any dot-separated part of a name.
+///
+/// # Errors
+/// What is wrong with the expression.
+pub fn name_pattern(pattern: &str) -> Result<Regex, String> {
+    let bad = |error| format!("bad regular expression: {error}");
+    // Checked alone first, so that the error shows what the user wrote.
+    Regex::new(pattern).map_err(bad)?;
+    Regex::new(&format!(r"(?:^|\.)(?:{pattern})")).map_err(bad)
 }
 
 /// The size to reach.
@@ -81,6 +92,10 @@ pub enum Calibration {
     Model,
     /// A text file.
     Text(PathBuf),
+    /// None: the model is not run, an importance matrix of llama.cpp says how large inputs are. Lower quality.
+    Importance(PathBuf),
+    /// None: a statistics file has everything.
+    Statistics(PathBuf),
 }
 
 /// A whole conversion.
@@ -108,10 +123,37 @@ pub struct Options {
     pub loss_weights: bool,
     /// Go on with an interrupted conversion of the same settings.
     pub resume: bool,
+    /// Quantize at these steps, read from the file named, rather than search for them.
+    pub steps: Option<(PathBuf, Steps)>,
+    /// Write a part: only the tensors whose name matches ([`name_pattern`] makes such expressions).
+    pub only: Option<Regex>,
     /// Data bytes of one output file, at most (or one tensor); `None` for a single file.
     pub split_bytes: Option<u64>,
     /// Value of `tokenizer.ggml.pre` for a Hugging Face folder; found out by default.
     pub pre_tokenizer: Option<String>,
+}
+
+impl Options {
+    /// A conversion with the defaults: trellis, 32768 tokens of the model's own text, weights from the loss.
+    pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>, target: Target) -> Self {
+        Self {
+            input: input.into(),
+            output: output.into(),
+            target,
+            embedding_bits: None,
+            overrides: Vec::new(),
+            method: Method::default(),
+            calibration: Calibration::Model,
+            calibration_tokens: 1 << 15,
+            seed: 0,
+            loss_weights: true,
+            resume: false,
+            steps: None,
+            only: None,
+            split_bytes: None,
+            pre_tokenizer: None,
+        }
+    }
 }
 
 #[cfg(test)]

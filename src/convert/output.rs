@@ -114,6 +114,7 @@ impl<'a> Output<'a> {
                     stored.push(payload.len() as u64);
                 }
             }
+            input.release(name);
             done(name);
         }
         if self.metadata.contains(super::TENSOR_BYTES_KEY) {

@@ -6,7 +6,7 @@ use super::options::{TensorChoice, TensorOverride};
 use super::output::Output;
 use super::plan::{apply_overrides, Action};
 use super::progress::Progress;
-use super::run::Outcome;
+use super::run::{Outcome, TensorRecord};
 use crate::gguf::{GgmlType, TensorSpec, Value};
 use crate::import::plain_tensor_type;
 use crate::model::EMBEDDING;
@@ -76,5 +76,7 @@ pub fn convert_plain(options: &PlainOptions, progress: &dyn Progress) -> Result<
     progress.begin("writing", plan.len() as u64);
     let no_payload = |_| Err(ConvertError::Target("nothing is quantized with --method none".into()));
     let bytes = output.write(&input, &HashMap::new(), no_payload, |name| progress.advance(1, name))?;
-    Ok(Outcome { bytes, weights: plan.iter().map(|tensor| tensor.weights()).sum(), ..Outcome::default() })
+    let tensors = plan.iter().map(|tensor| TensorRecord::new(tensor, None)).collect();
+    let weights = plan.iter().map(|tensor| tensor.weights()).sum();
+    Ok(Outcome { bytes, weights, tensors, ..Outcome::default() })
 }

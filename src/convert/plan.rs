@@ -4,7 +4,8 @@ use super::error::ConvertError;
 use super::options::{Options, TensorChoice, TensorOverride};
 use crate::gguf::{GgmlType, TensorSpec};
 use crate::import::Input;
-use crate::model::{InputKind, Model};
+use crate::model::{InputKind, Model, EMBEDDING, OUTPUT};
+use std::collections::HashMap;
 
 /// Part that a quantized tensor plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +24,14 @@ pub enum Role {
     },
     /// Output head.
     Head,
+    /// A matrix of a model whose forward pass is not known.
+    Matrix,
 }
 
 impl Role {
     /// Whether `--bpw` counts the tensor.
     pub fn is_linear(self) -> bool {
-        matches!(self, Role::Linear { .. })
+        matches!(self, Role::Linear { .. } | Role::Matrix)
     }
 }
 
@@ -81,22 +84,61 @@ impl PlannedTensor {
     }
 }
 
-/// Plans every tensor of the model, in file order.
-///
-/// # Errors
-/// Overrides that match no tensor, or ask for a type the tensor cannot have.
-pub fn plan(input: &Input, network: &Model, options: &Options) -> Result<Vec<PlannedTensor>, ConvertError> {
-    let mut roles = std::collections::HashMap::new();
+/// The tensors that the forward pass multiplies with.
+fn roles_of_model(network: &Model) -> HashMap<String, Role> {
+    let mut roles = HashMap::new();
     for layer in 0..network.hyperparameters().layers {
         for slot in network.linears(layer) {
             roles.insert(slot.tensor, Role::Linear { layer, input: slot.input });
         }
     }
-    let tied = network.head_tensor() == crate::model::EMBEDDING;
-    roles.insert(crate::model::EMBEDDING.to_owned(), Role::Embedding { tied });
+    let tied = network.head_tensor() == EMBEDDING;
+    roles.insert(EMBEDDING.to_owned(), Role::Embedding { tied });
     if !tied {
         roles.insert(network.head_tensor().to_owned(), Role::Head);
     }
+    roles
+}
+
+/// Parts of names of matrices that are no weights of a product, small, or sensitive: routers, convolutions, tables of
+/// positions, recurrences.
+const KEPT: [&str; 9] =
+    ["_norm", "ffn_gate_inp", "conv", "pos", "rel_b", "time_mix", "altup", "laurel", "ssm_a"];
+
+/// Narrowest matrix, in rows and columns, that is quantized in a model whose forward pass is not known.
+const LEAST_SIDE: u64 = 32;
+
+/// Guesses the tensors to quantize from names and shapes.
+fn roles_by_name(input: &Input) -> HashMap<String, Role> {
+    let tied = input.get_spec(OUTPUT).is_none();
+    let role = |tensor: &TensorSpec| match tensor.name.as_str() {
+        EMBEDDING => Some(Role::Embedding { tied }),
+        OUTPUT => Some(Role::Head),
+        name => {
+            let side = tensor.columns().min(tensor.dims.get(1).copied().unwrap_or(1));
+            let matrix =
+                matches!(tensor.dims.len(), 2 | 3) && side >= LEAST_SIDE && tensor.ty.block().is_some();
+            let weight = name.starts_with("blk.") && name.ends_with(".weight");
+            (matrix && weight && !KEPT.iter().any(|part| name.contains(part))).then_some(Role::Matrix)
+        }
+    };
+    let specs = input.specs();
+    specs.into_iter().filter_map(|tensor| Some((tensor.name.clone(), role(&tensor)?))).collect()
+}
+
+/// Plans every tensor of the model, in file order. Without a `network` that can run, tensors are chosen by name.
+///
+/// # Errors
+/// Overrides that match no tensor, or ask for a type the tensor cannot have.
+pub fn plan(
+    input: &Input,
+    network: Option<&Model>,
+    options: &Options,
+) -> Result<Vec<PlannedTensor>, ConvertError> {
+    let roles = match network {
+        Some(network) => roles_of_model(network),
+        None => roles_by_name(input),
+    };
     let quantize = |info: &TensorSpec, choice| match (choice, roles.get(&info.name).copied()) {
         (Some(TensorChoice::Bits(bits)), Some(role)) => Action::Quantize { role, bits: Some(bits) },
         // Only tensors that the forward pass multiplies with have statistics; norms stay as they are.

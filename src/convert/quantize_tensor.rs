@@ -3,7 +3,7 @@
 use super::error::ConvertError;
 use super::geometry::geometry;
 use super::plan::{PlannedTensor, Role};
-use super::statistics::{StatisticsFile, TensorStatistics};
+use super::statistics::{Moment, StatisticsFile, TensorStatistics};
 use crate::model::TensorSource;
 use crate::payload::encode::{encode, EncodeOptions};
 use crate::quantize::{search, Covariance, Layer, Method, Prepared, RateModel, RateTarget, Settings};
@@ -19,6 +19,8 @@ pub(super) struct Quantizer<'a> {
     pub(super) source: &'a dyn TensorSource,
     pub(super) statistics: &'a StatisticsFile,
     pub(super) method: Method,
+    /// Whether rows are weighed by their influence on the loss, where the statistics have that.
+    pub(super) loss_weights: bool,
 }
 
 impl Quantizer<'_> {
@@ -31,6 +33,7 @@ impl Quantizer<'_> {
         let rows = tensor.rows();
         let mut weights = vec![0.0; rows * tensor.columns()];
         self.source.read_rows(&tensor.info.name, matrix * rows..(matrix + 1) * rows, &mut weights)?;
+        self.source.release(&tensor.info.name);
         Ok(weights)
     }
 
@@ -39,7 +42,10 @@ impl Quantizer<'_> {
         weights: &'l [f32],
         statistics: &'l TensorStatistics,
     ) -> Layer<'l> {
-        let covariance = Covariance::Full(&statistics.covariance);
+        let covariance = match &statistics.covariance {
+            Moment::Full(values) => Covariance::Full(values),
+            Moment::Diagonal(values) => Covariance::Diagonal(values),
+        };
         Layer {
             row_weights: statistics.row_weights.as_deref(),
             ..Layer::new(&tensor.info.name, tensor.rows(), tensor.columns(), weights, covariance)
@@ -55,13 +61,19 @@ impl Quantizer<'_> {
         bits: f64,
     ) -> Result<(RateModel, f64), ConvertError> {
         let weights = self.weights(tensor, 0)?;
-        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
+        let statistics = self.statistics(tensor, 0)?;
         let layer = Self::layer(tensor, &weights, &statistics);
         let model = RateModel::new(&layer, &self.settings(tensor, role), bits)?;
-        let mean = statistics.row_weights.as_ref().map_or(1.0, |weights| {
-            weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() / weights.len() as f64
-        });
-        Ok((model, if mean > 0.0 { mean.sqrt().recip() } else { 1.0 }))
+        Ok((model, step_factor(&statistics)))
+    }
+
+    fn statistics(&self, tensor: &PlannedTensor, matrix: usize) -> Result<TensorStatistics, ConvertError> {
+        let mut statistics =
+            self.statistics.of(&tensor.info.name, matrix, tensor.rows(), tensor.columns())?;
+        if !self.loss_weights {
+            statistics.row_weights = None;
+        }
+        Ok(statistics)
     }
 
     fn encode_all(
@@ -79,11 +91,15 @@ impl Quantizer<'_> {
         role: Role,
         step: f64,
     ) -> Result<QuantizedTensor, ConvertError> {
-        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
         let settings = self.settings(tensor, role);
         let mut matrices = Vec::with_capacity(tensor.matrices());
+        let mut first = None;
         for matrix in 0..tensor.matrices() {
             let weights = self.weights(tensor, matrix)?;
+            let statistics = self.statistics(tensor, matrix)?;
+            // The step is that of the first matrix; the others have one water level with it.
+            let factor = step_factor(&statistics);
+            let step = step * (factor / *first.get_or_insert(factor));
             let layer = Self::layer(tensor, &weights, &statistics);
             matrices.push(Prepared::new(&layer, &settings, step)?.quantize(step)?);
         }
@@ -97,12 +113,12 @@ impl Quantizer<'_> {
         role: Role,
         bits: f64,
     ) -> Result<QuantizedTensor, ConvertError> {
-        let statistics = self.statistics.of(&tensor.info.name, tensor.columns())?;
         let settings = self.settings(tensor, role);
         let mut parts = Vec::with_capacity(tensor.matrices());
         let per_matrix = (tensor.rows() * tensor.columns()) as f64;
         for matrix in 0..tensor.matrices() {
             let weights = self.weights(tensor, matrix)?;
+            let statistics = self.statistics(tensor, matrix)?;
             let layer = Self::layer(tensor, &weights, &statistics);
             let found = search(&layer, &settings, &RateTarget::new(bits), |matrix| {
                 let payload = encode(std::slice::from_ref(matrix), &EncodeOptions { threads: 1 })?;
@@ -111,5 +127,17 @@ impl Quantizer<'_> {
             parts.push(found.matrix);
         }
         Ok(QuantizedTensor { payload: Self::encode_all(tensor, &parts)? })
+    }
+}
+
+/// Own step of a matrix in units of the common one.
+fn step_factor(statistics: &TensorStatistics) -> f64 {
+    let mean = statistics.row_weights.as_ref().map_or(1.0, |weights| {
+        weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() / weights.len() as f64
+    });
+    if mean > 0.0 {
+        mean.sqrt().recip()
+    } else {
+        1.0
     }
 }

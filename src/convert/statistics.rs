@@ -1,11 +1,14 @@
 //! What the quantizer needs to know about each tensor's input and rows, and the file that keeps it.
 //!
-//! The file is a GGUF file of F32 tensors: each covariance as its lower triangle, row after row, and the row weights
-//! of each tensor; metadata arrays say which tensor uses which covariance. Computed once, it serves any rate, and can
-//! be computed on one machine and used on another.
+//! The file is a GGUF file of F32 tensors: each covariance as its lower triangle, row after row (or as its diagonal
+//! alone), and the row weights of each tensor; metadata arrays say which tensor uses which covariance. A stack of
+//! matrices (experts) has a covariance `NAME.0`, `NAME.1`, … for each of them, or one for all. Computed once, the file
+//! serves any rate, and can be computed on one machine and used on another.
 
 use super::error::ConvertError;
+use super::identity::hexadecimal;
 use crate::gguf::{Array, GgmlType, GgufFile, GgufWriter, Limits, Metadata, TensorSpec, Value};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -14,14 +17,24 @@ const VERSION: u32 = 1;
 const VERSION_KEY: &str = "wsic.statistics.version";
 const MODEL_KEY: &str = "wsic.statistics.model";
 const SOURCE_KEY: &str = "wsic.statistics.calibration";
+const SETTINGS_KEY: &str = "wsic.statistics.settings";
 const TENSORS_KEY: &str = "wsic.statistics.tensors";
 const INPUTS_KEY: &str = "wsic.statistics.inputs";
 
-/// Statistics of one tensor.
+/// Second moment of an input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Moment {
+    /// `columns` x `columns`, row-major and symmetric.
+    Full(Vec<f32>),
+    /// Its diagonal, where no more is known.
+    Diagonal(Vec<f32>),
+}
+
+/// Statistics of one matrix of a tensor.
 #[derive(Clone, Debug)]
 pub struct TensorStatistics {
-    /// Second moment of the input, `columns` x `columns`, row-major and symmetric.
-    pub covariance: Vec<f32>,
+    /// Second moment of the input.
+    pub covariance: Moment,
     /// Influence of each row's squared error on the loss, in nats per squared unit of the output; absent if the loss
     /// was not differentiated.
     pub row_weights: Option<Vec<f32>>,
@@ -32,12 +45,16 @@ pub struct TensorStatistics {
 pub(super) struct Contents {
     /// Name and width of each covariance, in the order they are written.
     pub(super) covariances: Vec<(String, usize)>,
+    /// Whether the covariances are diagonals.
+    pub(super) diagonal: bool,
     /// Name of each tensor with its covariance, and its rows if it has row weights.
     pub(super) tensors: Vec<(String, String, Option<usize>)>,
     /// What identifies the model.
     pub(super) model: String,
     /// Where the tokens come from.
     pub(super) source: String,
+    /// Everything else that decides what the numbers are.
+    pub(super) settings: String,
 }
 
 fn row_weights_name(tensor: &str) -> String {
@@ -57,6 +74,7 @@ impl StatisticsWriter {
         metadata.set(VERSION_KEY, Value::U32(VERSION));
         metadata.set(MODEL_KEY, text(&contents.model));
         metadata.set(SOURCE_KEY, text(&contents.source));
+        metadata.set(SETTINGS_KEY, text(&contents.settings));
         let names = |part: fn(&(String, String, Option<usize>)) -> &String| {
             Value::Array(Array::from_strings(contents.tensors.iter().map(|entry| part(entry).as_bytes())))
         };
@@ -71,15 +89,24 @@ impl StatisticsWriter {
             .tensors
             .iter()
             .filter_map(|(tensor, _, rows)| Some(spec(row_weights_name(tensor), (*rows)?)));
-        let moments =
-            contents.covariances.iter().map(|(name, width)| spec(name.clone(), width * (width + 1) / 2));
+        let numbers = |width: usize| if contents.diagonal { width } else { width * (width + 1) / 2 };
+        let moments = contents.covariances.iter().map(|(name, width)| spec(name.clone(), numbers(*width)));
         let specs = moments.chain(rows).collect();
         Ok(Self { writer: GgufWriter::create(path, metadata, specs)? })
     }
 
     pub(super) fn row_weights(&mut self, tensor: &str, weights: &[f32]) -> Result<(), ConvertError> {
-        let bytes: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
-        Ok(self.writer.write_tensor(&row_weights_name(tensor), &bytes)?)
+        self.floats(&row_weights_name(tensor), weights)
+    }
+
+    fn floats(&mut self, name: &str, values: &[f32]) -> Result<(), ConvertError> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(self.writer.write_tensor(name, &bytes)?)
+    }
+
+    /// A covariance known on its diagonal alone.
+    pub(super) fn diagonal(&mut self, name: &str, values: &[f32]) -> Result<(), ConvertError> {
+        self.floats(name, values)
     }
 
     /// `get(i, j)` is wanted for j <= i.
@@ -150,39 +177,109 @@ impl StatisticsFile {
         Ok(self.file.metadata().str(SOURCE_KEY)?)
     }
 
-    /// Statistics of a tensor with rows of `columns` weights.
+    /// Tells these statistics from others: a hash of everything that decides what the numbers are.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut bytes = Vec::new();
+        for (key, value) in self.file.metadata().iter() {
+            bytes.clear();
+            bytes.extend_from_slice(key.as_bytes());
+            bytes.push(0);
+            value.encode(&mut bytes);
+            hash.update(&bytes);
+        }
+        hash.update(self.file.file_len().to_le_bytes());
+        hexadecimal(&hash.finalize())
+    }
+
+    /// Fails unless the statistics are those of the model with this identity.
     ///
     /// # Errors
-    /// The file has none, or of another width.
-    pub fn of(&self, tensor: &str, columns: usize) -> Result<TensorStatistics, ConvertError> {
+    /// They are of another model.
+    pub fn check_model(&self, identity: &str) -> Result<(), ConvertError> {
+        match self.model()? {
+            found if found == identity => Ok(()),
+            found => Err(ConvertError::Statistics {
+                path: self.file.path().to_owned(),
+                problem: format!(
+                    "holds statistics of another model (fingerprint {found:.16}…, that of the input is {identity:.16}…); \
+                     compute them again with `wsic calibrate`"
+                ),
+            }),
+        }
+    }
+
+    /// Whether rows are weighed by their influence on the loss.
+    pub fn has_row_weights(&self) -> bool {
+        self.inputs.keys().any(|tensor| self.file.get_tensor(&row_weights_name(tensor)).is_some())
+    }
+
+    /// Whether there are statistics of this tensor.
+    pub fn has(&self, tensor: &str) -> bool {
+        self.inputs.contains_key(tensor)
+    }
+
+    /// Statistics of matrix `matrix` of a tensor whose matrices have `rows` rows of `columns` weights.
+    ///
+    /// # Errors
+    /// The file has none, or of another shape.
+    pub fn of(
+        &self,
+        tensor: &str,
+        matrix: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<TensorStatistics, ConvertError> {
         let problem =
             |problem: String| ConvertError::Statistics { path: self.file.path().to_owned(), problem };
         let Some(input) = self.inputs.get(tensor) else {
             return Err(problem(format!("has no statistics for tensor '{tensor}'; compute them again")));
         };
-        let packed = self.file.tensor_f32(self.file.tensor(input)?)?;
-        if packed.len() != columns * (columns + 1) / 2 {
+        let own = self.file.get_tensor(&format!("{input}.{matrix}"));
+        let info = own.map_or_else(|| self.file.tensor(input), Ok)?;
+        let stored = self.file.tensor_f32(info)?;
+        self.file.release(info);
+        let packed =
+            columns.checked_add(1).and_then(|next| columns.checked_mul(next)).map(|double| double / 2);
+        let covariance = if stored.len() == columns {
+            Moment::Diagonal(stored)
+        } else if Some(stored.len()) == packed {
+            Moment::Full(unpack(&stored, columns))
+        } else {
             return Err(problem(format!(
-                "holds {} numbers for '{input}', not those of {columns} columns",
-                packed.len()
+                "holds {} numbers for '{}', not those of {columns} columns",
+                stored.len(),
+                info.name
             )));
-        }
-        let mut covariance = vec![0.0; columns * columns];
-        let mut rest = packed.as_slice();
-        for i in 0..columns {
-            let (row, after) = rest.split_at(i + 1);
-            covariance[i * columns..][..=i].copy_from_slice(row);
-            for (j, &value) in row.iter().enumerate() {
-                covariance[j * columns + i] = value;
-            }
-            rest = after;
-        }
+        };
         let row_weights = match self.file.get_tensor(&row_weights_name(tensor)) {
-            Some(info) => Some(self.file.tensor_f32(info)?),
+            Some(info) => {
+                let all = self.file.tensor_f32(info)?;
+                let own = rows.checked_mul(matrix).and_then(|first| all.get(first..first.checked_add(rows)?));
+                let own = own.ok_or_else(|| {
+                    problem(format!("holds {} row weights for '{tensor}', too few", all.len()))
+                })?;
+                Some(own.to_vec())
+            }
             None => None,
         };
         Ok(TensorStatistics { covariance, row_weights })
     }
+}
+
+/// The symmetric matrix of a lower triangle.
+fn unpack(triangle: &[f32], columns: usize) -> Vec<f32> {
+    let mut covariance = vec![0.0; columns * columns];
+    let mut rest = triangle;
+    for i in 0..columns {
+        let (row, after) = rest.split_at(i + 1);
+        covariance[i * columns..][..=i].copy_from_slice(row);
+        for (j, &value) in row.iter().enumerate() {
+            covariance[j * columns + i] = value;
+        }
+        rest = after;
+    }
+    covariance
 }
 
 #[cfg(test)]
@@ -201,6 +298,7 @@ mod tests {
             ],
             model: "m".into(),
             source: "text x".into(),
+            ..Contents::default()
         };
         let mut writer = StatisticsWriter::create(&path, &contents).unwrap();
         writer.covariance("blk.0.attention", 3, |i, j| (10 * i + j) as f64).unwrap();
@@ -208,12 +306,39 @@ mod tests {
         writer.row_weights("blk.0.attn_q.weight", &[0.5, 2.0]).unwrap();
         writer.finish().unwrap();
         let file = StatisticsFile::open(&path).unwrap();
-        let q = file.of("blk.0.attn_q.weight", 3).unwrap();
-        assert_eq!(q.covariance, [0.0, 10.0, 20.0, 10.0, 11.0, 21.0, 20.0, 21.0, 22.0]);
+        let q = file.of("blk.0.attn_q.weight", 0, 2, 3).unwrap();
+        let full = Moment::Full(vec![0.0, 10.0, 20.0, 10.0, 11.0, 21.0, 20.0, 21.0, 22.0]);
+        assert_eq!(q.covariance, full);
         assert_eq!(q.row_weights.as_deref(), Some([0.5, 2.0].as_slice()));
-        assert!(file.of("output.weight", 2).unwrap().row_weights.is_none());
-        assert!(file.of("output.weight", 3).is_err());
-        assert!(file.of("blk.1.attn_q.weight", 3).is_err());
+        assert!(file.of("blk.0.attn_q.weight", 1, 2, 3).is_err(), "row weights of one matrix only");
+        assert!(file.of("output.weight", 0, 4, 2).unwrap().row_weights.is_none());
+        assert!(file.of("output.weight", 0, 4, 5).is_err());
+        assert!(file.of("blk.1.attn_q.weight", 0, 2, 3).is_err());
         assert_eq!((file.model().unwrap(), file.source().unwrap()), ("m", "text x"));
+        assert!(file.has_row_weights());
+        assert!(file.check_model("m").is_ok());
+        assert!(file.check_model("n").unwrap_err().to_string().contains("another model"));
+    }
+
+    #[test]
+    fn matrices_of_a_stack_have_their_own_statistics_or_share_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.gguf");
+        let contents = Contents {
+            covariances: vec![("a.0".into(), 2), ("a".into(), 2)],
+            diagonal: true,
+            tensors: vec![("a.weight".into(), "a".into(), Some(2))],
+            ..Contents::default()
+        };
+        let mut writer = StatisticsWriter::create(&path, &contents).unwrap();
+        writer.diagonal("a.0", &[1.0, 2.0]).unwrap();
+        writer.diagonal("a", &[3.0, 4.0]).unwrap();
+        writer.row_weights("a.weight", &[0.5, 2.0]).unwrap();
+        writer.finish().unwrap();
+        let file = StatisticsFile::open(&path).unwrap();
+        let of = |matrix| file.of("a.weight", matrix, 1, 2).unwrap();
+        assert_eq!(of(0).covariance, Moment::Diagonal(vec![1.0, 2.0]));
+        assert_eq!(of(1).covariance, Moment::Diagonal(vec![3.0, 4.0]));
+        assert_eq!(of(1).row_weights, Some(vec![2.0]));
     }
 }

@@ -107,6 +107,16 @@ impl GgufFile {
         })
     }
 
+    /// Lets the operating system take back the memory of a tensor's data that was read. It can be read again.
+    pub fn release(&self, tensor: &TensorInfo) {
+        let start = self.data_start.checked_add(tensor.offset);
+        let end = start.and_then(|start| start.checked_add(tensor.byte_len));
+        let range = start.and_then(|start| Some(usize::try_from(start).ok()?..usize::try_from(end?).ok()?));
+        if let Some(range) = range {
+            self.bytes.release(range);
+        }
+    }
+
     /// Bytes of the data section from one offset to another; those of them that are in the file.
     pub fn data_between(&self, first: u64, last: u64) -> &[u8] {
         let place = |offset: u64| {

@@ -196,6 +196,22 @@ impl GgufWriter {
         Ok(())
     }
 
+    /// Appends `length` zero bytes to the tensor begun, as a hole where the file system has holes.
+    pub fn append_zeros(&mut self, length: u64) -> Result<(), GgufError> {
+        let Some(open) = &mut self.open else {
+            return Err(self.misuse("tensor data", "begin_tensor() before append_zeros()", "append_zeros()"));
+        };
+        open.len = open.len.saturating_add(length);
+        let end = self.written().saturating_add(length);
+        self.out.seek(SeekFrom::Start(end)).map_err(|source| GgufError::Io {
+            path: self.temporary.clone().unwrap_or_else(|| self.path.clone()),
+            action: "seek in the file",
+            source,
+        })?;
+        self.data_len = self.data_len.saturating_add(length);
+        Ok(())
+    }
+
     /// Ends the tensor begun: checks its length against type and dimensions (or the payload's own header) and
     /// pads. Returns the length in bytes.
     pub fn end_tensor(&mut self) -> Result<u64, GgufError> {
@@ -265,6 +281,8 @@ impl GgufWriter {
         self.out.seek(SeekFrom::Start(0)).map_err(io(&self.path, "seek in the file"))?;
         self.put(&header)?;
         self.out.flush().map_err(io(&self.path, "write the file"))?;
+        // Zeros at the end are no bytes yet.
+        self.out.get_ref().set_len(self.written()).map_err(io(&self.path, "write the file"))?;
         self.out.get_ref().sync_all().map_err(io(&self.path, "flush the file to the disk"))
     }
 

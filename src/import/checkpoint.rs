@@ -149,6 +149,13 @@ impl Checkpoint {
         shard.and_then(|shard| shard.bytes.get(tensor.entry.start..tensor.entry.end)).unwrap_or_default()
     }
 
+    /// Lets the operating system take back the memory of a tensor's data that was read.
+    pub fn release(&self, tensor: &SourceTensor) {
+        if let Some(shard) = self.shards.get(tensor.shard) {
+            shard.bytes.release(tensor.entry.start..tensor.entry.end);
+        }
+    }
+
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes.len() as u64).sum()

@@ -117,6 +117,11 @@ impl Folder {
         self.reader.read_f32(tensor, rows, out)
     }
 
+    /// Lets the operating system take back the memory of a tensor's data that was read. It can be read again.
+    pub fn release(&self, tensor: &ImportedTensor) {
+        self.reader.release(tensor);
+    }
+
     /// Appends rows of `tensor` in type `ty` (F32, F16, BF16 or Q8_0). Rows that the checkpoint holds in this type
     /// are copied bit for bit.
     pub fn append_rows(

@@ -119,6 +119,22 @@ impl Input {
         }
     }
 
+    /// Lets the operating system take back the memory of a tensor's data that was read. It can be read again.
+    pub fn release(&self, name: &str) {
+        match self {
+            Input::Gguf(model) => {
+                if let Some((file, tensor)) = model.get_tensor(name) {
+                    file.release(tensor);
+                }
+            }
+            Input::Folder(folder) => {
+                if let Some(tensor) = folder.get_tensor(name) {
+                    folder.release(tensor);
+                }
+            }
+        }
+    }
+
     /// Hands the data of a tensor, in its stored type, to `sink` in pieces.
     pub fn copy_tensor<E: From<ImportError>>(
         &self,

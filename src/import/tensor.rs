@@ -104,6 +104,14 @@ impl Reader {
         usize::try_from(tensor.columns()).map_err(|_| Self::outside(tensor, "a row beyond the memory"))
     }
 
+    /// As [`Folder::release`](super::Folder::release).
+    pub fn release(&self, tensor: &ImportedTensor) {
+        if let TensorData::Stored { slices, .. } = &tensor.data {
+            let sources = slices.iter().filter_map(|slice| self.checkpoint.tensor(slice.tensor));
+            sources.for_each(|source| self.checkpoint.release(source));
+        }
+    }
+
     /// As [`Folder::read_f32`](super::Folder::read_f32).
     pub fn read_f32(
         &self,

@@ -17,22 +17,30 @@ pub(super) const BLOCK: usize = 8;
 #[derive(Debug)]
 pub struct Activations<'b> {
     pub(super) batch: usize,
+    /// Integers that stand for one number, 1 or 2: the kernels multiply `batch * terms` vectors, the terms of one next
+    /// to each other.
+    pub(super) terms: usize,
     /// Blocks of up to [`BLOCK`] vectors; in a block words of four stream positions, for each word all its vectors.
     pub(super) integers: &'b [i8],
     /// By group and vector.
     pub(super) scales: &'b [f32],
     /// By group and vector: minus the sum of class offset times q, which turns u = m + offset back into m.
     pub(super) corrections: &'b [i32],
-    /// By stream position and vector: x' itself, for escapes and for the float path.
+    /// By stream position and vector: x' itself, for escapes.
     pub(super) floats: &'b [f32],
 }
 
 impl PreparedMatrix<'_> {
     /// Bytes that [`Self::prepare`] needs for `batch` vectors.
     pub fn activation_bytes(&self, batch: usize) -> usize {
+        self.activation_bytes_of_terms(batch, 1)
+    }
+
+    /// Bytes that [`Self::prepare_terms`] needs for `batch` vectors.
+    pub fn activation_bytes_of_terms(&self, batch: usize, terms: usize) -> usize {
         let positions = self.matrix.stream_length() * batch;
-        let groups = self.groups() * batch;
-        bytes_for::<i8>(positions)
+        let groups = self.groups() * batch * terms;
+        bytes_for::<i8>(positions * terms)
             + bytes_for::<f32>(groups)
             + bytes_for::<i32>(groups)
             + bytes_for::<f32>(positions)
@@ -52,21 +60,35 @@ impl PreparedMatrix<'_> {
         batch: usize,
         buffer: &'b mut [u8],
     ) -> Result<Activations<'b>, KernelError> {
+        self.prepare_terms(x, batch, 1, buffer)
+    }
+
+    /// As [`Self::prepare`], with one or two terms for each number: the second one is what the first leaves,
+    /// x' - s q, as eight bits with a scale of its own. Where one column has nearly all of a group's energy it sets the
+    /// scale of the others, and one term leaves errors of up to a fifth of a product; two leave a thousandth.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`]; [`KernelError::Shape`] for other numbers of terms.
+    pub fn prepare_terms<'b>(
+        &self,
+        x: &[f32],
+        batch: usize,
+        terms: usize,
+        buffer: &'b mut [u8],
+    ) -> Result<Activations<'b>, KernelError> {
         require("activations", batch.saturating_mul(self.columns()), x.len())?;
+        require("terms", terms.clamp(1, 2), terms)?;
+        let total = batch * terms;
         let positions = self.matrix.stream_length();
         let groups = self.groups();
-        let mut carver = Carver::new(buffer, self.activation_bytes(batch))?;
-        let integers = carver.take::<i8>(positions * batch);
-        let scales = carver.take::<f32>(groups * batch);
-        let corrections = carver.take::<i32>(groups * batch);
+        let mut carver = Carver::new(buffer, self.activation_bytes_of_terms(batch, terms))?;
+        let integers = carver.take::<i8>(positions * total);
+        let scales = carver.take::<f32>(groups * total);
+        let corrections = carver.take::<i32>(groups * total);
         let floats = carver.take::<f32>(positions * batch);
         let mut sums = [0i32; GROUP_COLUMNS / 4];
         let mut values = [0.0f32; GROUP_COLUMNS];
         for (b, x) in x.chunks_exact(self.columns()).enumerate() {
-            // Vectors of this block, and where its words of four start.
-            let block_start = b / BLOCK * BLOCK;
-            let vectors = BLOCK.min(batch - block_start);
-            let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
             let inputs = self.matrix.stream_inputs().chunks(GROUP_COLUMNS);
             let stream = inputs.zip(self.matrix.stream_scales().chunks(GROUP_COLUMNS));
             for (group, (inputs, stream_scales)) in stream.enumerate() {
@@ -74,22 +96,33 @@ impl PreparedMatrix<'_> {
                 for (value, (&input, &scale)) in values.iter_mut().zip(inputs.iter().zip(stream_scales)) {
                     *value = if input == PADDING { 0.0 } else { scale * x[input as usize] };
                 }
-                let (scale, inverse) = group_scale(values);
-                scales[group * batch + b] = scale;
                 let first = group * GROUP_COLUMNS;
-                for (word, (four, sum)) in values.as_chunks::<4>().0.iter().zip(&mut sums).enumerate() {
-                    let q = four.map(|value| round(value * inverse));
-                    let at = (first + 4 * word) * vectors + 4 * (b - block_start);
-                    block[at..at + 4].copy_from_slice(&q);
-                    *sum = q.iter().map(|&q| i32::from(q)).sum();
-                }
-                corrections[group * batch + b] = -self.offset_sum(group, &sums);
                 for (position, value) in values.iter().enumerate() {
                     floats[(first + position) * batch + b] = *value;
                 }
+                for vector in b * terms..(b + 1) * terms {
+                    // Vectors of this block, and where its words of four start.
+                    let block_start = vector / BLOCK * BLOCK;
+                    let vectors = BLOCK.min(total - block_start);
+                    let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
+                    let (scale, inverse) = group_scale(values);
+                    scales[group * total + vector] = scale;
+                    for (word, (four, sum)) in
+                        values.as_chunks_mut::<4>().0.iter_mut().zip(&mut sums).enumerate()
+                    {
+                        let q = four.map(|value| round(value * inverse));
+                        let at = (first + 4 * word) * vectors + 4 * (vector - block_start);
+                        block[at..at + 4].copy_from_slice(&q);
+                        *sum = q.iter().map(|&q| i32::from(q)).sum();
+                        if terms > 1 {
+                            four.iter_mut().zip(q).for_each(|(value, q)| *value -= scale * f32::from(q));
+                        }
+                    }
+                    corrections[group * total + vector] = -self.offset_sum(group, &sums);
+                }
             }
         }
-        Ok(Activations { batch, integers, scales, corrections, floats })
+        Ok(Activations { batch, terms, integers, scales, corrections, floats })
     }
 
     /// Sum of class offset times q over a group; `sums` holds the sums of q over its words of four positions.
@@ -118,7 +151,8 @@ impl Activations<'_> {
 
     /// Requires that these were prepared for a matrix of the same stream.
     pub(super) fn fits(&self, plan: &PreparedMatrix<'_>) -> Result<(), KernelError> {
-        require("prepared activations", plan.matrix.stream_length() * self.batch, self.integers.len())
+        let expected = plan.matrix.stream_length() * self.batch * self.terms;
+        require("prepared activations", expected, self.integers.len())
     }
 }
 

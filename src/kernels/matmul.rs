@@ -73,7 +73,12 @@ impl PreparedMatrix<'_> {
         padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
     }
 
-    /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors, for any range of tiles.
+    /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors of `terms` terms.
+    pub fn matmul_scratch_of_terms(&self, batch: usize, terms: usize) -> usize {
+        self.matmul_scratch(batch * terms)
+    }
+
+    /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors of one term, for any range of tiles.
     pub fn matmul_scratch(&self, batch: usize) -> usize {
         let sums = self.rows_padded() * batch.min(MOST_VECTORS);
         let product =
@@ -96,9 +101,21 @@ impl PreparedMatrix<'_> {
         self.check_tiles(&tiles)?;
         let rows = self.rows_of(tiles.clone()).len();
         require("results", rows.saturating_mul(activations.batch), y.len())?;
-        if activations.batch == 1 {
+        if activations.batch == 1 && activations.terms == 1 {
             return self.matvec(tiles, activations, y, scratch);
         }
+        self.matmul_all(tiles, activations, y, scratch)
+    }
+
+    /// [`Self::matmul`] for any number of vectors and terms.
+    pub(super) fn matmul_all(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let rows = self.rows_of(tiles.clone()).len();
         let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: activations.batch };
         self.matmul_to(tiles, activations, output, scratch)
     }
@@ -118,7 +135,7 @@ impl PreparedMatrix<'_> {
             return Ok(());
         }
         let first = self.rows_of(tiles.clone()).start;
-        let batch = activations.batch;
+        let batch = activations.batch * activations.terms;
         self.for_each_group(tiles, |group| {
             let rows = self.rows_of(group.clone());
             let output = output.rows(rows.start - first..rows.end - first);
@@ -140,14 +157,16 @@ impl PreparedMatrix<'_> {
     ) -> Result<(), KernelError> {
         let geometry = self.geometry();
         let (width, count) = (geometry.columns_per_chunk(), vectors.len());
-        let (batch, positions) = (activations.batch, self.matrix.stream_length());
+        let terms = activations.terms;
+        let (batch, positions) = (activations.batch * terms, self.matrix.stream_length());
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
         let padded_rows = padded_steps(steps) * geometry.rows_per_step();
         let mut carver = Carver::new(scratch, self.matmul_scratch(batch))?;
         // By tile, panel, vector and row of the panel.
         let sums = carver.take::<f32>(tiles.len() * padded_rows * count);
-        // By tile, row and vector.
-        let escaped = carver.take::<f32>(tiles.len() * padded_rows * count);
+        // By tile, row and vector; terms of one number share it.
+        let numbers = vectors.start / terms..vectors.end / terms;
+        let escaped = carver.take::<f32>(tiles.len() * padded_rows * numbers.len());
         sums.fill(0.0);
         escaped.fill(0.0);
         let result = self.decode_groups(tiles.clone(), &mut carver, |decoded| {
@@ -183,25 +202,28 @@ impl PreparedMatrix<'_> {
             return Err(self.first_error(tiles));
         }
         let height = geometry.rows_per_tile();
-        let per_tile = sums.chunks(padded_rows * count).zip(escaped.chunks_mut(padded_rows * count));
+        let per_tile = sums.chunks(padded_rows * count).zip(escaped.chunks_mut(padded_rows * numbers.len()));
         for ((index, tile), (sums, escaped)) in tiles.clone().enumerate().zip(per_tile) {
             let escapes = self.add_escapes(tile, |row, position, addend| {
-                let floats = &activations.floats[position * batch..][vectors.clone()];
-                let row = &mut escaped[row * count..(row + 1) * count];
+                let floats = &activations.floats[position * activations.batch..][numbers.clone()];
+                let row = &mut escaped[row * numbers.len()..(row + 1) * numbers.len()];
                 row.iter_mut().zip(floats).for_each(|(sum, float)| *sum += addend * float);
             });
             if escapes.is_err() {
                 return Err(self.first_error(tiles));
             }
             let rows = geometry.rows_in_tile(self.rows(), tile);
+            let tile_index = index;
             for row in 0..rows {
                 let scale = self.matrix.row_scales().map(|scales| scales[tile * height + row]);
                 let (panel, lane) = dispatch::panel_of_row(self.isa, row, width);
-                let sums = sums[panel * PANEL_ROWS * count + lane..].iter().step_by(PANEL_ROWS);
-                let escaped = &escaped[row * count..(row + 1) * count];
-                for ((vector, sum), escaped) in vectors.clone().zip(sums).zip(escaped) {
+                let sums = &sums[panel * PANEL_ROWS * count + lane..];
+                let escaped = &escaped[row * numbers.len()..(row + 1) * numbers.len()];
+                for ((index, vector), escaped) in numbers.clone().enumerate().zip(escaped) {
+                    let first = sums[index * terms * PANEL_ROWS];
+                    let sum = if terms == 1 { first } else { first + sums[(index * terms + 1) * PANEL_ROWS] };
                     let value = sum + escaped;
-                    output.set(vector, index * height + row, scale.map_or(value, |scale| value * scale));
+                    output.set(vector, tile_index * height + row, scale.map_or(value, |scale| value * scale));
                 }
             }
         }

@@ -55,6 +55,9 @@ impl PreparedMatrix<'_> {
             y.fill(0.0);
             return Ok(());
         }
+        if activations.terms > 1 {
+            return self.matmul_all(tiles, activations, y, scratch);
+        }
         let mut y = y;
         self.for_each_group(tiles, |group| {
             let (here, rest) = std::mem::take(&mut y).split_at_mut(self.rows_of(group.clone()).len());

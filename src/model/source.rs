@@ -35,6 +35,9 @@ pub trait TensorSource: Send + Sync {
     /// Writes rows `rows` of `tensor`, row after row; `out` holds `rows.len() * columns` floats.
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError>;
 
+    /// Says that a tensor was read as far as it will be for some time: a source may give back the memory it takes.
+    fn release(&self, _tensor: &str) {}
+
     /// The weight of a linear layer in a form that multiplies without being turned into floats; `None` if the source
     /// has none, and its floats are to be read.
     fn product(&self, _tensor: &str) -> Result<Option<Arc<dyn MatrixProduct>>, ModelError> {
@@ -89,6 +92,10 @@ impl TensorSource for Input {
             Input::Gguf(model) => model.shape(tensor),
             Input::Folder(folder) => folder.shape(tensor),
         }
+    }
+
+    fn release(&self, tensor: &str) {
+        Input::release(self, tensor);
     }
 
     fn read_rows(&self, tensor: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {

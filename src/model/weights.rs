@@ -46,8 +46,10 @@ pub struct LinearSlot {
     pub tensor: String,
     /// What it multiplies.
     pub input: InputKind,
-    /// Its shape.
+    /// Its shape; rows of all experts together.
     pub shape: TensorShape,
+    /// Matrices in the tensor: 1, or one for each expert.
+    pub experts: usize,
 }
 
 /// A weight matrix with its bias.
@@ -82,6 +84,7 @@ impl Linear {
 #[derive(Clone, Debug, Default)]
 pub struct LayerWeights {
     linears: BTreeMap<&'static str, Linear>,
+    experts: BTreeMap<&'static str, Vec<Linear>>,
     vectors: BTreeMap<&'static str, Vec<f32>>,
 }
 
@@ -89,6 +92,17 @@ impl LayerWeights {
     /// The linear layer of this role.
     pub fn linear(&self, role: &'static str) -> Result<&Linear, ModelError> {
         self.linears.get(role).ok_or_else(|| ModelError::MissingTensor { tensor: role.to_owned() })
+    }
+
+    /// The matrix of one expert in the stack of this role.
+    pub fn expert(&self, role: &'static str, expert: usize) -> Result<&Linear, ModelError> {
+        let stack = self.experts.get(role).and_then(|stack| stack.get(expert));
+        stack.ok_or_else(|| ModelError::MissingTensor { tensor: format!("{role}, expert {expert}") })
+    }
+
+    /// Adds or sets the matrices of all experts in the stack of this role.
+    pub fn set_experts(&mut self, role: &'static str, stack: Vec<Linear>) {
+        self.experts.insert(role, stack);
     }
 
     /// The vector of this name.
@@ -149,6 +163,7 @@ pub fn read_tensor(
         let first = task * ROWS_PER_TASK;
         source.read_rows(tensor, first..first + out.len() / shape.columns, out)
     })?;
+    source.release(tensor);
     Ok(values)
 }
 
@@ -162,6 +177,28 @@ pub fn read_optional_vector(
         Some(_) => read_tensor(source, tensor, TensorShape { columns: len, rows: 1 }).map(Some),
         None => Ok(None),
     }
+}
+
+/// Reads the matrices of all experts of a stack, as floats.
+pub fn read_experts(source: &dyn TensorSource, slot: &LinearSlot) -> Result<Vec<Linear>, ModelError> {
+    let found = source
+        .shape(&slot.tensor)
+        .ok_or_else(|| ModelError::MissingTensor { tensor: slot.tensor.clone() })?;
+    let TensorShape { columns, rows } = slot.shape;
+    let each = rows.checked_div(slot.experts).filter(|each| each * slot.experts == rows && *each > 0);
+    let each = each.filter(|_| found == slot.shape);
+    let each = each.ok_or_else(|| ModelError::shape(&slot.tensor, slot.shape, found))?;
+    let read = |expert: usize| {
+        let len = each.checked_mul(columns);
+        let mut values = vec![0.0; len.ok_or_else(|| ModelError::shape(&slot.tensor, "a matrix", found))?];
+        source.read_rows(&slot.tensor, expert * each..(expert + 1) * each, &mut values)?;
+        let matrix = DenseMatrix::new(each, columns, values);
+        let matrix = matrix.ok_or_else(|| ModelError::shape(&slot.tensor, slot.shape, found))?;
+        Ok(Linear { matrix: Arc::new(matrix), bias: None })
+    };
+    let stack = (0..slot.experts).into_par_iter().map(read).collect();
+    source.release(&slot.tensor);
+    stack
 }
 
 /// Reads a linear layer with its bias, if it has one: as the source multiplies it, else as floats.

@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError};
 /// How a quantized matrix multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Arithmetic {
-    /// Integers of the weights times activations rounded to eight bits with one scale for every 256: fast. The
-    /// rounding adds a relative error of some 0.5 % to each product.
+    /// Integers of the weights times activations rounded to two terms of eight bits, each with one scale for every 256:
+    /// fast. The rounding adds a relative error of some 0.03 % to each product.
     #[default]
     Integer,
     /// Weights become floats in passing and multiply floats: the products of the unpacked model, slower.
@@ -24,6 +24,9 @@ pub enum Arithmetic {
 
 /// Tokens whose activations are prepared at a time: for so many a tile is decoded once.
 const TOKENS_AT_ONCE: usize = 256;
+/// Integers that stand for one activation. One leaves an error of up to a fifth of a product where one column has
+/// nearly all of the input's energy.
+const TERMS: usize = 2;
 /// Bytes of rows that a table keeps of those looked up last.
 const KEPT_BYTES: usize = 1 << 20;
 
@@ -92,9 +95,9 @@ impl FusedMatrix {
     fn multiply_integers(&self, shares: &[Share], x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
         let matrix = self.matrix();
         let tokens = x.len() / matrix.columns();
-        let mut buffer = vec![0; matrix.activation_bytes(tokens)];
-        let activations = matrix.prepare(x, tokens, &mut buffer)?;
-        let scratch = matrix.matmul_scratch(tokens);
+        let mut buffer = vec![0; matrix.activation_bytes_of_terms(tokens, TERMS)];
+        let activations = matrix.prepare_terms(x, tokens, TERMS, &mut buffer)?;
+        let scratch = matrix.matmul_scratch_of_terms(tokens, TERMS);
         multiply(shares, tokens, y, |share, y| {
             with_scratch(scratch, |scratch| matrix.matmul(share.units.clone(), &activations, y, scratch))
         })

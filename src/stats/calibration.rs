@@ -73,9 +73,37 @@ impl CalibrationTokens {
             false => tokens.chunks_exact(stride).collect(),
         };
         let count = windows.len().min(max_tokens / context);
-        let spread = (0..count).filter_map(|index| windows.get(index * windows.len() / count.max(1)));
+        let spread = (0..count).filter_map(|index| windows.get(spread_index(index, windows.len(), count)));
         let sequences = spread.map(|window| start.into_iter().chain(window.iter().copied()).collect());
         Ok(Self { sequences: sequences.collect(), source: CalibrationSource::Text { name: name.to_owned() } })
+    }
+
+    /// Windows of a text that [`Self::from_text`] with the same arguments does not take, at most `wanted`, spread evenly
+    /// over the text: what to measure on when there is no other text. Empty if all are taken.
+    pub fn held_out(
+        tokenizer: &Tokenizer,
+        text: &str,
+        context: usize,
+        max_tokens: usize,
+        wanted: usize,
+    ) -> Result<Vec<Vec<u32>>, StatsError> {
+        let vocabulary = tokenizer.vocabulary();
+        let start = vocabulary.bos.filter(|_| vocabulary.add_bos);
+        let tokens = tokenizer.encode(text, false)?;
+        let stride = context.saturating_sub(usize::from(start.is_some())).max(1);
+        let windows: Vec<&[u32]> = tokens.chunks_exact(stride).collect();
+        let count = windows.len().min(max_tokens / context.max(1));
+        let mut taken = vec![false; windows.len()];
+        for index in 0..count {
+            if let Some(taken) = taken.get_mut(spread_index(index, windows.len(), count)) {
+                *taken = true;
+            }
+        }
+        let left: Vec<&&[u32]> =
+            windows.iter().zip(taken).filter(|(_, taken)| !taken).map(|(w, _)| w).collect();
+        let count = left.len().min(wanted);
+        let chosen = (0..count).filter_map(|index| left.get(spread_index(index, left.len(), count)));
+        Ok(chosen.map(|window| start.into_iter().chain(window.iter().copied()).collect()).collect())
     }
 
     /// Number of tokens of all sequences.
@@ -108,6 +136,11 @@ impl CalibrationTokens {
         }
         counts
     }
+}
+
+/// Position of the `index`-th of `count` things spread evenly over `all`.
+fn spread_index(index: usize, all: usize, count: usize) -> usize {
+    index * all / count.max(1)
 }
 
 /// Tokens for each value of the widest input below which [`too_few_tokens`] warns.
@@ -146,6 +179,8 @@ pub struct SelfCalibration {
     pub tokens: usize,
     /// Length of a sequence.
     pub context: usize,
+    /// Prompt of the first sequence.
+    pub first_prompt: usize,
     /// Seed of the random numbers.
     pub seed: u64,
     /// How tokens are drawn.
@@ -161,6 +196,7 @@ impl Default for SelfCalibration {
         Self {
             tokens: 1 << 15,
             context: 512,
+            first_prompt: 0,
             seed: 0,
             sampler: Sampler::default(),
             cache_bytes: 768 << 20,
@@ -212,8 +248,11 @@ impl SelfCalibration {
             let mut writers: Vec<Writer> = (first..count.min(first + batch))
                 .map(|index| Writer {
                     tokens: Vec::with_capacity(self.context),
-                    forced: prompts.get(index % prompts.len()).cloned().unwrap_or_default(),
-                    next_prompt: index + count,
+                    forced: prompts
+                        .get((self.first_prompt + index) % prompts.len())
+                        .cloned()
+                        .unwrap_or_default(),
+                    next_prompt: self.first_prompt + index + count,
                     random: Random::new(self.seed, index as u64),
                 })
                 .collect();

@@ -10,6 +10,7 @@ pub struct LayerStatistics {
     /// Number of the layer.
     pub layer: usize,
     inputs: Vec<(InputKind, Covariance)>,
+    experts: Vec<((InputKind, usize), Covariance)>,
 }
 
 impl LayerStatistics {
@@ -23,6 +24,31 @@ impl LayerStatistics {
         self.inputs.iter().find(|(known, _)| *known == kind).map(|(_, covariance)| covariance)
     }
 
+    /// What one expert's matrices multiply, mixed with what all experts do: the expert's own mean of x xᵀ over its n
+    /// tokens counts n, that over the tokens of all experts counts as much as the vectors are wide. An expert that was
+    /// rarely or never chosen so has nearly the common moment, one with many tokens its own. Returns E[x_i x_j].
+    pub fn expert(&self, kind: InputKind, expert: usize) -> impl Fn(usize, usize) -> f64 + '_ {
+        let own = self.experts.iter().find(|(known, _)| *known == (kind, expert)).map(|(_, own)| own);
+        let all = self.input(kind);
+        let tokens = own.map_or(0.0, |own| own.tokens() as f64);
+        let common = all.map_or(0.0, |all| all.width() as f64);
+        let total = (tokens + common).max(f64::MIN_POSITIVE);
+        move |i, j| {
+            let own = own.map_or(0.0, |own| own.get(i, j));
+            let all = all.map_or(0.0, |all| all.get(i, j));
+            (tokens * own + common * all) / total
+        }
+    }
+
+    /// Tokens that the router sent to each expert that got any, by number.
+    pub fn expert_tokens(&self, kind: InputKind) -> Vec<(usize, u64)> {
+        let of_kind = self.experts.iter().filter(|((known, _), _)| *known == kind);
+        let mut tokens: Vec<(usize, u64)> =
+            of_kind.map(|((_, expert), own)| (*expert, own.tokens())).collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// Moment of the input of a linear layer.
     pub fn of(&self, slot: &LinearSlot) -> Option<&Covariance> {
         self.input(slot.input)
@@ -34,27 +60,14 @@ impl LayerStatistics {
 pub struct Collector {
     wanted: Vec<InputKind>,
     inputs: Vec<(InputKind, Covariance)>,
+    experts: Vec<((InputKind, usize), Covariance)>,
     failure: Option<StatsError>,
 }
 
 impl Collector {
     /// A collector for these inputs.
     pub fn new(wanted: &[InputKind]) -> Self {
-        Self { wanted: wanted.to_vec(), inputs: Vec::new(), failure: None }
-    }
-
-    fn add(&mut self, kind: InputKind, x: &[f32], width: usize) -> Result<(), StatsError> {
-        let index = match self.inputs.iter().position(|(known, _)| *known == kind) {
-            Some(index) => index,
-            None => {
-                self.inputs.push((kind, Covariance::new(width)?));
-                self.inputs.len() - 1
-            }
-        };
-        match self.inputs.get_mut(index) {
-            Some((_, covariance)) if covariance.width() == width => covariance.add(x),
-            _ => Err(StatsError::shape("inputs of one width", width)),
-        }
+        Self { wanted: wanted.to_vec(), inputs: Vec::new(), experts: Vec::new(), failure: None }
     }
 
     /// The moments, checked to be finite.
@@ -62,21 +75,62 @@ impl Collector {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        for (kind, covariance) in &self.inputs {
+        let experts = self.experts.iter().map(|((kind, _), covariance)| (kind, covariance));
+        for (kind, covariance) in
+            self.inputs.iter().map(|(kind, covariance)| (kind, covariance)).chain(experts)
+        {
             if !covariance.is_finite() {
                 return Err(StatsError::NotFinite { what: format!("layer {layer}, input {}", kind.name()) });
             }
         }
-        Ok(LayerStatistics { layer, inputs: self.inputs })
+        Ok(LayerStatistics { layer, inputs: self.inputs, experts: self.experts })
     }
 }
 
 impl Observer for Collector {
     fn input(&mut self, kind: InputKind, x: &[f32], width: usize) -> Result<(), ModelError> {
         if self.wanted.contains(&kind) && self.failure.is_none() {
-            self.failure = self.add(kind, x, width).err();
+            self.failure = add(&mut self.inputs, kind, x, width).err();
         }
         Ok(())
+    }
+
+    fn expert_input(
+        &mut self,
+        kind: InputKind,
+        expert: usize,
+        x: &[f32],
+        width: usize,
+    ) -> Result<(), ModelError> {
+        if self.wanted.contains(&kind) && self.failure.is_none() {
+            self.failure = add(&mut self.experts, (kind, expert), x, width).err();
+            // What goes into the experts all tokens have shown already; what comes out of their first half has no other
+            // place.
+            if kind == InputKind::FeedForwardDown && self.failure.is_none() {
+                self.failure = add(&mut self.inputs, kind, x, width).err();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds to the moment of this key.
+fn add<K: PartialEq>(
+    moments: &mut Vec<(K, Covariance)>,
+    key: K,
+    x: &[f32],
+    width: usize,
+) -> Result<(), StatsError> {
+    let index = match moments.iter().position(|(known, _)| *known == key) {
+        Some(index) => index,
+        None => {
+            moments.push((key, Covariance::new(width)?));
+            moments.len() - 1
+        }
+    };
+    match moments.get_mut(index) {
+        Some((_, covariance)) if covariance.width() == width => covariance.add(x),
+        _ => Err(StatsError::shape("inputs of one width", width)),
     }
 }
 

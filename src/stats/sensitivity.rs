@@ -20,7 +20,9 @@
 
 use super::covariance::Covariance;
 use super::error::StatsError;
-use crate::model::{layer_gradient, loss_gradient, LayerRunner, Model, ModelError};
+use crate::model::{
+    layer_gradient, loss_gradient, GradientObserver, LayerRunner, LinearSlot, Model, ModelError,
+};
 use rayon::prelude::*;
 
 /// How the loss is sampled.
@@ -206,18 +208,64 @@ fn rows_of_layer(
     let slots = model.linears(layer);
     let mut sums: Vec<Vec<f64>> = slots.iter().map(|slot| vec![0.0; slot.shape.rows]).collect();
     let weights = model.load_layer(layer)?;
-    let mut observer = |role: &'static str, dy: &[f32], rows: usize| {
-        let found = slots.iter().zip(&mut sums).find(|(slot, _)| slot.role == role);
-        match found {
-            Some((_, sums)) if sums.len() == rows => add_squares(dy, sums),
-            _ => return Err(ModelError::request("gradient", "a linear layer of the model", role)),
-        }
-        Ok(())
-    };
+    let mut observer = RowSums { slots: &slots, sums: &mut sums };
     layer_gradient(model, &weights, layer, lengths, hidden, gradient, &mut observer)?;
     let tokens = lengths.iter().sum::<usize>().max(1) as f64;
     let means = |sums: Vec<f64>| sums.into_iter().map(|sum| (sum / tokens) as f32).collect();
+    for (slot, sums) in slots.iter().zip(&mut sums) {
+        lift_rare_experts(sums, slot.experts);
+    }
     Ok(slots.into_iter().zip(sums).map(|(slot, sums)| (slot.tensor, means(sums))).collect())
+}
+
+/// Sums of squares for each row of each linear layer.
+struct RowSums<'a> {
+    slots: &'a [LinearSlot],
+    sums: &'a mut [Vec<f64>],
+}
+
+impl RowSums<'_> {
+    fn add(&mut self, role: &'static str, dy: &[f32], first: usize, rows: usize) -> Result<(), ModelError> {
+        let found = self.slots.iter().zip(self.sums.iter_mut()).find(|(slot, _)| slot.role == role);
+        let rows = found.and_then(|(_, sums)| sums.get_mut(first..first.checked_add(rows)?));
+        let rows =
+            rows.ok_or_else(|| ModelError::request("gradient", "a linear layer of the model", role))?;
+        add_squares(dy, rows);
+        Ok(())
+    }
+}
+
+impl GradientObserver for RowSums<'_> {
+    fn output(&mut self, role: &'static str, gradient: &[f32], rows: usize) -> Result<(), ModelError> {
+        self.add(role, gradient, 0, rows)
+    }
+
+    fn expert_output(
+        &mut self,
+        role: &'static str,
+        expert: usize,
+        gradient: &[f32],
+        rows: usize,
+    ) -> Result<(), ModelError> {
+        self.add(role, gradient, expert.saturating_mul(rows), rows)
+    }
+}
+
+/// Least mean weight of an expert's rows, relative to the mean of all experts: one that the tokens at hand hardly used
+/// may be used by others.
+const LEAST_EXPERT: f64 = 0.05;
+
+/// Raises the weights of experts that were rarely or never chosen.
+fn lift_rare_experts(sums: &mut [f64], experts: usize) {
+    if experts < 2 || sums.is_empty() {
+        return;
+    }
+    let mean = sums.iter().sum::<f64>() / sums.len() as f64;
+    for rows in sums.chunks_mut((sums.len() / experts).max(1)) {
+        let own = rows.iter().sum::<f64>() / rows.len() as f64;
+        let missing = (LEAST_EXPERT * mean - own).max(0.0);
+        rows.iter_mut().for_each(|row| *row += missing);
+    }
 }
 
 /// Gives tensors that do not reach the loss at all weights a thousandth of the least of the others: they must not cost
@@ -235,11 +283,26 @@ fn positive(mut linears: Vec<(String, Vec<f32>)>) -> Vec<(String, Vec<f32>)> {
     linears
 }
 
-/// Weights of token rows: what was measured, mixed with a share of its mean for tokens that the calibration text does
-/// not contain.
-pub fn smoothed(rows: &[f64], share: f64) -> Vec<f32> {
-    let mean = rows.iter().sum::<f64>() / rows.len().max(1) as f64;
-    rows.iter().map(|&row| ((1.0 - share) * row + share * mean) as f32).collect()
+/// Share of the mean in the weights of token rows: what any token may turn out to matter.
+const UNIFORM_SHARE: f64 = 0.1;
+/// Share of the frequencies expected of tokens in any text.
+const EXPECTED_SHARE: f64 = 0.3;
+/// The expected frequency of token r is proportional to 1 / (r + this): vocabularies list their tokens in the order in
+/// which they were found most frequent, and frequencies fall off as one over the rank (Zipf's law).
+const FLAT_RANKS: f64 = 1000.0;
+
+/// Weights of token rows: what was measured, mixed with what other texts can be expected to need, as the calibration text
+/// has few of the vocabulary's tokens. The mean stays.
+pub fn smoothed(rows: &[f64]) -> Vec<f32> {
+    let count = rows.len().max(1) as f64;
+    let mean = rows.iter().sum::<f64>() / count;
+    let expected = |rank: usize| (rank as f64 + FLAT_RANKS).recip();
+    let unit = mean * count / (0..rows.len()).map(expected).sum::<f64>().max(f64::MIN_POSITIVE);
+    let measured = 1.0 - UNIFORM_SHARE - EXPECTED_SHARE;
+    let mix = |(rank, row): (usize, &f64)| {
+        (measured * row + UNIFORM_SHARE * mean + EXPECTED_SHARE * unit * expected(rank)) as f32
+    };
+    rows.iter().enumerate().map(mix).collect()
 }
 
 #[cfg(test)]
@@ -261,7 +324,22 @@ mod tests {
         let linears = vec![("a".to_owned(), vec![2.0, 4.0]), ("b".to_owned(), vec![0.0, 0.0])];
         assert_eq!(positive(linears)[1].1, [0.003, 0.003]);
         assert_eq!(positive(vec![("b".to_owned(), vec![0.0])])[0].1, [1.0]);
-        assert_eq!(smoothed(&[0.0, 4.0], 0.25), [0.5, 3.5]);
+        let rows: Vec<f64> = (0..5000).map(|row| f64::from(row % 5)).collect();
+        let mixed = smoothed(&rows);
+        let mean = mixed.iter().map(|&row| f64::from(row)).sum::<f64>() / 5000.0;
+        assert!((mean - 2.0).abs() < 1e-4, "{mean}");
+        assert!(mixed[0] > mixed[4995] && mixed[4995] > 0.2, "equal measurements: earlier tokens weigh more");
+        assert!(mixed[4999] > mixed[0], "what was measured counts most");
+        assert!(smoothed(&[]).is_empty());
+    }
+
+    #[test]
+    fn experts_that_were_not_chosen_count_a_little() {
+        let mut sums = vec![10.0, 30.0, 0.0, 0.0];
+        lift_rare_experts(&mut sums, 2);
+        assert_eq!(sums, [10.0, 30.0, 0.5, 0.5]);
+        lift_rare_experts(&mut sums, 1);
+        assert_eq!(sums, [10.0, 30.0, 0.5, 0.5]);
     }
 
     #[test]

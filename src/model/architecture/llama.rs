@@ -1,4 +1,4 @@
-//! Llama and the models that call themselves so in GGUF: Llama 1 to 3, Mistral, TinyLlama, SmolLM, ….
+//! Llama and the models that call themselves so in GGUF: Llama 1 to 3, Mistral, Mixtral, TinyLlama, SmolLM, ….
 
 use super::block::DenseBlock;
 use super::Architecture;
@@ -11,9 +11,5 @@ pub(super) fn build(
     source: &dyn TensorSource,
     name: &'static str,
 ) -> Result<Box<dyn Architecture>, ModelError> {
-    let experts = source.shape("blk.0.ffn_gate_inp.weight");
-    if let Some(shape) = experts {
-        return Err(ModelError::shape("blk.0.ffn_gate_inp.weight", "a dense model", shape));
-    }
     Ok(Box::new(DenseBlock::new(source, name, Pairing::Interleaved)?))
 }

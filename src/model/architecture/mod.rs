@@ -2,7 +2,10 @@
 
 mod block;
 mod block_gradient;
+mod experts;
+mod gemma3;
 mod llama;
+mod phi3;
 mod qwen;
 
 use super::batch::Span;
@@ -16,13 +19,31 @@ use super::weights::{InputKind, LayerWeights, LinearSlot};
 type Build = fn(&dyn TensorSource, &'static str) -> Result<Box<dyn Architecture>, ModelError>;
 
 /// Values of `general.architecture` and what builds them.
-const ARCHITECTURES: &[(&str, Build)] =
-    &[("llama", llama::build), ("qwen2", qwen::build), ("qwen3", qwen::build)];
+const ARCHITECTURES: &[(&str, Build)] = &[
+    ("llama", llama::build),
+    ("qwen2", qwen::build),
+    ("qwen3", qwen::build),
+    ("qwen3moe", qwen::build),
+    ("gemma3", gemma3::build),
+    ("phi3", phi3::build),
+];
 
 /// Sees the input of every linear layer while a batch passes through a layer.
 pub trait Observer {
     /// `x` holds one row of `width` values for each token of the batch.
     fn input(&mut self, kind: InputKind, x: &[f32], width: usize) -> Result<(), ModelError>;
+
+    /// The input of the matrices of one expert: one row for each token that the router sent there, possibly none at
+    /// all. What all tokens together would be is shown to [`input`](Self::input) where it exists, before.
+    fn expert_input(
+        &mut self,
+        _kind: InputKind,
+        _expert: usize,
+        _x: &[f32],
+        _width: usize,
+    ) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// The hidden state (tokens × model width) to which the output of the linear layers of input `kind` will be
     /// added; called just before [`input`](Self::input), for layers that write to the hidden state.
@@ -61,6 +82,18 @@ pub trait GradientObserver {
     /// `gradient` holds, for each token of the batch, one row with a value for each of the `rows` of the weight matrix
     /// of this role.
     fn output(&mut self, role: &'static str, gradient: &[f32], rows: usize) -> Result<(), ModelError>;
+
+    /// As [`output`](Self::output), for the matrix of one expert, which has `rows` rows: one row of `gradient` for each
+    /// token that the router sent there.
+    fn expert_output(
+        &mut self,
+        _role: &'static str,
+        _expert: usize,
+        _gradient: &[f32],
+        _rows: usize,
+    ) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 /// Sees nothing.

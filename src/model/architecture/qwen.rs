@@ -1,4 +1,4 @@
-//! Qwen 2, 2.5 and 3 without experts: the dense block with halves rotated together. Version 2 has biases of queries,
+//! Qwen 2, 2.5 and 3, with and without experts: the block with halves rotated together. Version 2 has biases of queries,
 //! keys and values, version 3 norms of single heads; both are read where the tensors exist.
 
 use super::block::DenseBlock;

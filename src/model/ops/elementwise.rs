@@ -60,6 +60,19 @@ vectorized! {
     }
 }
 
+/// 2 sqrt(2/pi), and the weight of the cube in the approximation of GELU with tanh.
+pub(super) const GELU: [f32; 2] = [1.595_769, 0.044_715];
+
+// 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)) with u = sqrt(2/pi) (x + 0.044715 x³).
+vectorized! {
+    fn gelu_times<'a>(gate: &'a mut [f32], up: &'a [f32]) -> () {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            let x = *g;
+            *g = x / (1.0 + exp(-(GELU[0] * (x + GELU[1] * x * x * x)))) * u;
+        }
+    }
+}
+
 /// Root mean square norm of each row of `scale.len()` values, times `scale`.
 pub fn rms_norm(x: &[f32], scale: &[f32], epsilon: f32, y: &mut [f32]) {
     let step = ROWS_PER_TASK * scale.len().max(1);
@@ -94,6 +107,13 @@ pub fn multiply_silu(gate: &mut [f32], up: &[f32]) {
         .for_each(|(gate, up)| silu_times(gate, up));
 }
 
+/// `gate = gelu(gate) · up`, with GELU in its approximation by tanh.
+pub fn multiply_gelu(gate: &mut [f32], up: &[f32]) {
+    gate.par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(up.par_chunks(ELEMENTS_PER_TASK))
+        .for_each(|(gate, up)| gelu_times(gate, up));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +143,12 @@ mod tests {
         multiply_silu(&mut gate, &[2.0; 5]);
         for (&found, x) in gate.iter().zip(inputs.map(f64::from)) {
             assert!((f64::from(found) - 2.0 * x / (1.0 + (-x).exp())).abs() < 2e-5, "{found}");
+        }
+        let mut gate = inputs;
+        multiply_gelu(&mut gate, &[2.0; 5]);
+        for (&found, x) in gate.iter().zip(inputs.map(f64::from)) {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            assert!((f64::from(found) - x * (1.0 + u.tanh())).abs() < 2e-5, "{found}");
         }
         let mut y = vec![1.0; 6];
         add_bias(&mut y, &[1.0, 2.0]);

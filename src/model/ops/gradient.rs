@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::elementwise::{rms_factor, ELEMENTS_PER_TASK};
+use super::elementwise::{rms_factor, ELEMENTS_PER_TASK, GELU};
 use super::reduce::{exp, finish_sum, LANES};
 use super::ROWS_PER_TASK;
 
@@ -62,6 +62,18 @@ vectorized! {
     }
 }
 
+// gelu(x) = x s(k), s the logistic function, k = c (x + d x³): gelu' = s + x s (1 - s) c (1 + 3 d x²).
+vectorized! {
+    fn gelu_times_back<'a>(gate: &'a mut [f32], up: &'a mut [f32], d: &'a [f32]) -> () {
+        for ((g, u), &d) in gate.iter_mut().zip(up).zip(d) {
+            let x = *g;
+            let sigmoid = 1.0 / (1.0 + exp(-(GELU[0] * (x + GELU[1] * x * x * x))));
+            let slope = GELU[0] * (1.0 + 3.0 * GELU[1] * x * x);
+            (*g, *u) = (d * *u * (sigmoid + x * sigmoid * (1.0 - sigmoid) * slope), d * x * sigmoid);
+        }
+    }
+}
+
 /// Gradient of [`rms_norm`](super::rms_norm): adds that of the input `x` to `dx`, from that of the output `dy`. Rows
 /// of `scale.len()` values.
 pub fn rms_norm_gradient(x: &[f32], scale: &[f32], epsilon: f32, dy: &[f32], dx: &mut [f32]) {
@@ -88,6 +100,14 @@ pub fn multiply_silu_gradient(gate: &mut [f32], up: &mut [f32], gradient: &[f32]
         .zip(up.par_chunks_mut(ELEMENTS_PER_TASK))
         .zip(gradient.par_chunks(ELEMENTS_PER_TASK))
         .for_each(|((gate, up), gradient)| silu_times_back(gate, up, gradient));
+}
+
+/// Gradient of [`multiply_gelu`](super::multiply_gelu), as [`multiply_silu_gradient`].
+pub fn multiply_gelu_gradient(gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
+    gate.par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(up.par_chunks_mut(ELEMENTS_PER_TASK))
+        .zip(gradient.par_chunks(ELEMENTS_PER_TASK))
+        .for_each(|((gate, up), gradient)| gelu_times_back(gate, up, gradient));
 }
 
 #[cfg(test)]
@@ -139,18 +159,29 @@ mod tests {
 
     #[test]
     fn gated_activations_go_back() {
-        let (gate, up, d) = (wave(50, 0.9), wave(50, 1.7), wave(50, 0.3));
-        let product = |gate: &[f64], up: &[f64]| -> Vec<f64> {
-            gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+        let silu = |g: f64| g / (1.0 + (-g).exp());
+        let gelu = |g: f64| {
+            0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g * g * g)).tanh())
         };
-        let of_gate = differences(&gate, &d, &|gate| product(gate, &up));
-        let of_up = differences(&up, &d, &|up| product(&gate, up));
-        let (mut gate, mut up) = (single(&gate), single(&up));
-        multiply_silu_gradient(&mut gate, &mut up, &single(&d));
-        assert!(gate
-            .iter()
-            .zip(of_gate)
-            .all(|(&found, expected)| (f64::from(found) - expected).abs() < 1e-5));
-        assert!(up.iter().zip(of_up).all(|(&found, expected)| (f64::from(found) - expected).abs() < 1e-5));
+        type Gradient = fn(&mut [f32], &mut [f32], &[f32]);
+        let cases: [(&dyn Fn(f64) -> f64, Gradient); 2] =
+            [(&silu, multiply_silu_gradient), (&gelu, multiply_gelu_gradient)];
+        for (activation, go_back) in cases {
+            let (gate, up, d) = (wave(50, 0.9), wave(50, 1.7), wave(50, 0.3));
+            let product = |gate: &[f64], up: &[f64]| -> Vec<f64> {
+                gate.iter().zip(up).map(|(g, u)| activation(*g) * u).collect()
+            };
+            let of_gate = differences(&gate, &d, &|gate| product(gate, &up));
+            let of_up = differences(&up, &d, &|up| product(&gate, up));
+            let (mut gate, mut up) = (single(&gate), single(&up));
+            go_back(&mut gate, &mut up, &single(&d));
+            let near = |found: &[f32], expected: Vec<f64>| {
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(&found, expected)| (f64::from(found) - expected).abs() < 1e-5)
+            };
+            assert!(near(&gate, of_gate) && near(&up, of_up));
+        }
     }
 }

@@ -38,8 +38,10 @@ mod rope;
 
 pub use attention::{attend, AttentionShape, KeyValues};
 pub use attention_gradient::attend_gradient;
-pub use elementwise::{add_assign, add_bias, multiply_silu, rms_norm, rms_norm_in_place};
-pub use gradient::{multiply_silu_gradient, rms_norm_gradient, rms_norm_gradient_in_place};
+pub use elementwise::{add_assign, add_bias, multiply_gelu, multiply_silu, rms_norm, rms_norm_in_place};
+pub use gradient::{
+    multiply_gelu_gradient, multiply_silu_gradient, rms_norm_gradient, rms_norm_gradient_in_place,
+};
 pub use matmul::{add_product, multiply_transposed, DenseMatrix, MatrixProduct};
 pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials, widen};
 pub use rope::{Pairing, Rope, RopeScaling};

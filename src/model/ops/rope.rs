@@ -101,6 +101,12 @@ impl Rope {
         Some(Self { pairing, frequencies, magnitude, table: Mutex::new(Arc::default()) })
     }
 
+    /// The same rotation, after which vectors are longer by this factor.
+    pub fn with_magnitude(mut self, factor: f32) -> Self {
+        self.magnitude *= factor;
+        self
+    }
+
     fn table(&self, positions: usize) -> Table {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs = self.frequencies.len().max(1);

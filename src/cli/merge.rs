@@ -1,0 +1,37 @@
+//! `wsic merge`: parts of a model become one file.
+
+use super::progress::Bars;
+use super::{convert, units, Context};
+use crate::convert::merge;
+use anyhow::Result;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Make one model of the parts that `wsic convert --only` wrote.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  wsic merge part-*.gguf -o small.gguf\n\nParts must come from one model, one set of settings and one plan; together they hold every tensor once."
+)]
+pub(crate) struct Arguments {
+    /// Parts, in any order.
+    #[arg(required = true, value_name = "PART")]
+    parts: Vec<PathBuf>,
+    /// File to write.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    split_size: Option<u64>,
+}
+
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    for part in &arguments.parts {
+        super::refuse_same_file(part, &arguments.output)?;
+    }
+    let start = Instant::now();
+    let listener = Bars::new(context);
+    let outcome = merge(&arguments.parts, &arguments.output, arguments.split_size, &listener)?;
+    convert::print(&arguments.output, &outcome);
+    listener.done(start);
+    Ok(())
+}

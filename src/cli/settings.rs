@@ -1,0 +1,132 @@
+//! Arguments that several commands share: what to calibrate with, and how to quantize.
+
+use super::units;
+use crate::convert::options::{Calibration, Options, Target, TensorOverride};
+use crate::quantize::Method;
+use anyhow::{bail, Result};
+use std::path::{Path, PathBuf};
+
+/// Where statistics come from.
+#[derive(Debug, clap::Args)]
+pub(super) struct CalibrationArguments {
+    /// Text to calibrate with, like what the model will be used for, but not what it will be tested on.
+    #[arg(long, value_name = "FILE")]
+    pub(super) calibration: Option<PathBuf>,
+    /// Importance matrix of llama.cpp to use in place of own statistics: faster, for any architecture, lower quality.
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    pub(super) imatrix: Option<PathBuf>,
+    /// Tokens to calibrate with, at most.
+    #[arg(long, value_name = "N", default_value_t = 1 << 15)]
+    pub(super) calibration_tokens: usize,
+    /// Pre-tokenizer of a Hugging Face folder, as llama.cpp names it, if it cannot be told from the files.
+    #[arg(long, value_name = "NAME")]
+    pub(super) pre_tokenizer: Option<String>,
+    /// Seed of everything random; the same seed gives the same file.
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Do not weigh rows and tensors by their influence on the loss.
+    #[arg(long)]
+    pub(super) no_loss_weights: bool,
+}
+
+/// How a model is quantized.
+#[derive(Debug, clap::Args)]
+pub(super) struct Settings {
+    #[command(flatten)]
+    pub(super) target: TargetArguments,
+    /// Stored bits per weight of token embedding and output head [default: what the loss asks for].
+    #[arg(long, value_name = "BITS")]
+    pub(super) embedding_bpw: Option<f64>,
+    /// What to do with tensors whose name matches: bits per weight, keep, f32, f16, bf16 or q8_0. Repeatable; the last
+    /// match wins.
+    #[arg(long = "tensor", value_name = "REGEX=SPEC")]
+    pub(super) tensors: Vec<TensorOverride>,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArguments,
+    /// Statistics of the same model, from `wsic calibrate`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "imatrix"])]
+    pub(super) stats: Option<PathBuf>,
+    /// Quantization method; none writes an ordinary GGUF file.
+    #[arg(long, default_value = "trellis", value_parser = ["trellis", "watersic", "gptq", "rtn", "none"])]
+    pub(super) method: String,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct TargetArguments {
+    /// Stored bits per weight of the blocks' linear layers, all side information counted.
+    #[arg(long, value_name = "BITS")]
+    pub(super) bpw: Option<f64>,
+    /// Stored bits per weight of the whole file.
+    #[arg(long, value_name = "BITS")]
+    pub(super) file_bpw: Option<f64>,
+    /// Size of the whole file, never exceeded: 1.2GiB, 50MB, 700MiB.
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    pub(super) size: Option<u64>,
+    /// KL divergence from the model, in nats per token: the smallest file that reaches it (several conversions).
+    #[arg(long, value_name = "NATS")]
+    pub(super) kld: Option<f64>,
+}
+
+impl CalibrationArguments {
+    /// Sets what the arguments say.
+    pub(super) fn apply(&self, options: &mut Options) {
+        options.calibration = match (&self.calibration, &self.imatrix) {
+            (Some(path), _) => Calibration::Text(path.clone()),
+            (_, Some(path)) => Calibration::Importance(path.clone()),
+            _ => Calibration::Model,
+        };
+        options.calibration_tokens = self.calibration_tokens;
+        options.seed = self.seed;
+        options.loss_weights = !self.no_loss_weights;
+        options.pre_tokenizer.clone_from(&self.pre_tokenizer);
+    }
+}
+
+/// Checks a rate.
+pub(super) fn bits(name: &str, value: Option<f64>) -> Result<Option<f64>> {
+    match value {
+        Some(bits) if !(0.1..=12.0).contains(&bits) => {
+            bail!("--{name} {bits}: expected 0.1 to 12 bits per weight")
+        }
+        other => Ok(other),
+    }
+}
+
+impl Settings {
+    /// A conversion with these settings.
+    pub(super) fn options(&self, input: &Path, output: &Path) -> Result<Options> {
+        let target = match (bits("bpw", self.target.bpw)?, bits("file-bpw", self.target.file_bpw)?) {
+            (Some(bits), _) => Target::LinearBits(bits),
+            (_, Some(bits)) => Target::FileBits(bits),
+            _ => match self.target.size {
+                Some(bytes) => Target::FileBytes(bytes),
+                // The rate is searched.
+                None if self.target.kld.is_some() => Target::LinearBits(3.0),
+                None => super::usage_error("one of --bpw, --file-bpw, --size and --kld is needed"),
+            },
+        };
+        let mut options = Options::new(input, output, target);
+        self.calibration.apply(&mut options);
+        if let Some(path) = &self.stats {
+            options.calibration = Calibration::Statistics(path.clone());
+        }
+        options.embedding_bits = bits("embedding-bpw", self.embedding_bpw)?;
+        options.overrides.clone_from(&self.tensors);
+        if self.method == "none" {
+            super::usage_error("--method none is for `wsic convert`");
+        }
+        options.method = method(&self.method);
+        Ok(options)
+    }
+}
+
+/// The method of this name, one that the parser lets through.
+pub(super) fn method(name: &str) -> Method {
+    match name {
+        "watersic" => Method::WaterSic { rescale: true },
+        "gptq" => Method::Gptq,
+        "rtn" => Method::RoundToNearest,
+        _ => Method::Trellis,
+    }
+}

@@ -1,0 +1,360 @@
+//! What a conversion will cost, before any work: size of the output, memory and time of each phase, room on the disk.
+//!
+//! Sizes follow from the target. Times come from counting operations and from how fast this machine multiplies and
+//! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
+//! is what the phases hold at the same time, an upper bound.
+
+use super::error::ConvertError;
+use super::geometry::geometry;
+use super::options::{Calibration, Options, Target, MOST_BYTES_AT_ONCE};
+use super::plan::{Action, PlannedTensor};
+use super::prepare::Prepared;
+use super::progress::Progress;
+use super::waves::tensor_memory;
+use crate::model::Model;
+use crate::payload::encode::{encode, EncodeOptions};
+use crate::quantize::{Covariance, Layer, Method, Prepared as PreparedLayer, Settings};
+use crate::stats::SensitivitySettings;
+use rayon::prelude::*;
+use std::path::Path;
+use std::time::Instant;
+
+/// Times that all tensors are quantized until the target is met, on average.
+const PASSES: f64 = 2.2;
+/// Bytes written per second.
+const DISK_SPEED: f64 = 2e8;
+/// Memory of program, tokenizer and file headers.
+const BASE_MEMORY: u64 = 150 << 20;
+/// Bytes of intermediates of a round of the forward and the backward pass.
+const ROUND_MEMORY: u64 = 256 << 20;
+/// Bytes that self-calibration keeps: weights and the key-value cache.
+const SAMPLING_MEMORY: u64 = (1 << 30) + (768 << 20);
+
+/// One phase of a conversion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhasePrediction {
+    /// Its name, as the progress shows it.
+    pub name: &'static str,
+    /// Duration on this machine in seconds.
+    pub seconds: f64,
+    /// Most bytes of memory.
+    pub memory: u64,
+}
+
+/// What a conversion will cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// Bytes of the output.
+    pub output_bytes: u64,
+    /// Bytes of temporary files beside the output: statistics and finished parts.
+    pub temporary_bytes: u64,
+    /// Bytes free where the output goes; `None` if the system does not say.
+    pub free_bytes: Option<u64>,
+    /// Phases in the order of work.
+    pub phases: Vec<PhasePrediction>,
+}
+
+impl Prediction {
+    /// Most bytes of memory of any phase.
+    pub fn memory(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.memory).max().unwrap_or(0)
+    }
+
+    /// Duration of all phases in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.phases.iter().map(|phase| phase.seconds).sum()
+    }
+
+    /// Fails if the disk has less room than output and temporary files need.
+    pub(super) fn check_disk(&self, output: &Path) -> Result<(), ConvertError> {
+        let needed = self.output_bytes.saturating_add(self.temporary_bytes);
+        match self.free_bytes {
+            Some(free) if free < needed => {
+                Err(ConvertError::DiskSpace { path: output.to_owned(), needed, free })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Bytes free in the folder of a file.
+fn free_bytes(output: &Path) -> Option<u64> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    #[cfg(unix)]
+    {
+        let status = rustix::fs::statvfs(folder).ok()?;
+        status.f_bavail.checked_mul(status.f_frsize)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
+/// Speed of this machine now, with all threads.
+#[derive(Clone, Copy, Debug)]
+struct Speed {
+    /// Floating-point operations per second of large matrix products in f32.
+    flops: f64,
+    /// Seconds per weight of the trellis search and the coding.
+    per_weight: f64,
+}
+
+impl Speed {
+    fn measure() -> Result<Self, ConvertError> {
+        let threads = rayon::current_num_threads();
+        const SIDE: usize = 384;
+        let value = |i: usize| ((i * 37 + 11) % 29) as f32 / 29.0 - 0.5;
+        let matrix: Vec<f32> = (0..SIDE * SIDE).map(value).collect();
+        let start = Instant::now();
+        const PRODUCTS: usize = 24;
+        (0..PRODUCTS * threads).into_par_iter().for_each(|_| {
+            let a = faer::MatRef::from_row_major_slice(&matrix, SIDE, SIDE);
+            let mut product = faer::Mat::<f32>::zeros(SIDE, SIDE);
+            let out = product.as_mut();
+            faer::linalg::matmul::matmul(out, faer::Accum::Replace, a, a, 1.0f32, faer::Par::Seq);
+            std::hint::black_box(&product);
+        });
+        let flops = (PRODUCTS * threads * 2 * SIDE * SIDE * SIDE) as f64 / start.elapsed().as_secs_f64();
+
+        const ROWS: usize = 512;
+        const COLUMNS: usize = 128;
+        let weights: Vec<f32> = (0..ROWS * COLUMNS).map(value).collect();
+        let diagonal = vec![1.0f32; COLUMNS];
+        let settings = Settings::new(Method::Trellis, geometry(ROWS, COLUMNS, false));
+        let start = Instant::now();
+        let done: Vec<usize> = (0..2 * threads)
+            .into_par_iter()
+            .map(|_| {
+                let layer = Layer::new("speed", ROWS, COLUMNS, &weights, Covariance::Diagonal(&diagonal));
+                let quantized = PreparedLayer::new(&layer, &settings, 0.1)?.quantize(0.1)?;
+                let payload = encode(&[quantized], &EncodeOptions { threads: 1 });
+                Ok(payload.map_or(0, |payload| payload.len()))
+            })
+            .collect::<Result<_, ConvertError>>()?;
+        let weights = (done.len() * ROWS * COLUMNS) as f64;
+        Ok(Self { flops, per_weight: start.elapsed().as_secs_f64() / weights })
+    }
+}
+
+/// Predicts what [`convert`](super::convert) with the same options will cost. Opens the model, and multiplies for about
+/// a tenth of a second.
+///
+/// # Errors
+/// Those of [`convert`](super::convert) that show before any work.
+pub fn predict(options: &Options, progress: &dyn Progress) -> Result<Prediction, ConvertError> {
+    let prepared = Prepared::new(options, progress)?;
+    let speed = Speed::measure()?;
+    Ok(predict_prepared(&prepared, options, Some(speed)))
+}
+
+/// Sizes alone, for the check of the disk.
+pub(super) fn predict_sizes(prepared: &Prepared, options: &Options) -> Prediction {
+    predict_prepared(prepared, options, None)
+}
+
+fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>) -> Prediction {
+    let plan: Vec<&PlannedTensor> = match &options.only {
+        None => prepared.plan.iter().collect(),
+        Some(only) => prepared.plan.iter().filter(|tensor| only.is_match(&tensor.info.name)).collect(),
+    };
+    let (payloads, others) = sizes(&plan, options);
+    // Statistics from a file or an importance matrix need nobody to run the model.
+    let running = match options.calibration {
+        Calibration::Model | Calibration::Text(_) => prepared.network.as_deref(),
+        _ => None,
+    };
+    let full = running.is_some() || matches!(options.calibration, Calibration::Statistics(_));
+    let statistics_bytes = running.map_or(0, statistics_bytes);
+    let mut phases = Vec::new();
+    if let Some(speed) = speed {
+        if let Some(network) = running {
+            phases.extend(model_phases(network, options, &plan, speed));
+        }
+        phases.extend(tensor_phases(&plan, full, speed, payloads + others));
+    }
+    Prediction {
+        output_bytes: match options.target {
+            Target::FileBytes(bytes) if options.only.is_none() => bytes,
+            _ => payloads + others,
+        },
+        temporary_bytes: statistics_bytes + (payloads as f64 * PASSES) as u64,
+        free_bytes: free_bytes(&options.output),
+        phases,
+    }
+}
+
+/// Bytes of payloads and of everything else.
+fn sizes(plan: &[&PlannedTensor], options: &Options) -> (u64, u64) {
+    let other = |tensor: &&PlannedTensor| match tensor.action {
+        Action::Copy => tensor.stored_bytes,
+        Action::Store(ty) => ty.row_bytes(tensor.info.columns()).unwrap_or(0) * tensor.info.rows(),
+        Action::Quantize { .. } => 0,
+    };
+    let others: u64 = plan.iter().map(other).sum();
+    let weights: u64 = plan.iter().map(|tensor| tensor.weights()).sum();
+    let payload = |tensor: &&PlannedTensor| {
+        let Action::Quantize { bits, .. } = tensor.action else { return 0.0 };
+        let common = match options.target {
+            Target::LinearBits(bits) => bits,
+            Target::FileBits(bits) => bits,
+            Target::FileBytes(bytes) => bytes as f64 * 8.0 / weights.max(1) as f64,
+        };
+        bits.unwrap_or(common) * tensor.weights() as f64 / 8.0
+    };
+    (plan.iter().map(payload).sum::<f64>() as u64, others)
+}
+
+/// Widths of the distinct inputs of all linear layers.
+fn input_widths(network: &Model) -> Vec<usize> {
+    let h = network.hyperparameters();
+    let mut widths = vec![h.width];
+    for layer in 0..h.layers {
+        let mut seen = Vec::new();
+        for slot in network.linears(layer) {
+            if !seen.contains(&slot.input) {
+                seen.push(slot.input);
+                widths.push(slot.shape.columns);
+            }
+        }
+    }
+    widths
+}
+
+fn statistics_bytes(network: &Model) -> u64 {
+    input_widths(network).into_iter().map(|width| (width * (width + 1) * 2) as u64).sum()
+}
+
+/// Phases in which the model runs.
+fn model_phases(
+    network: &Model,
+    options: &Options,
+    plan: &[&PlannedTensor],
+    speed: Speed,
+) -> Vec<PhasePrediction> {
+    let h = network.hyperparameters();
+    let tokens = options.calibration_tokens as f64;
+    let linear: f64 = plan
+        .iter()
+        .filter(|tensor| matches!(tensor.action, Action::Quantize { role, .. } if role.is_linear()))
+        .map(|tensor| tensor.weights() as f64)
+        .sum();
+    let table = (h.vocabulary * h.width) as f64;
+    let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
+    let widest = input_widths(network).into_iter().max().unwrap_or(0) as u64;
+    let state = (h.width * size_of::<f32>()) as u64;
+    let hidden = options.calibration_tokens as u64 * state;
+    let sensitivity = SensitivitySettings::default();
+    let used = sensitivity.tokens.min(options.calibration_tokens);
+    let tape = if options.loss_weights {
+        (used as u64 * state * (h.layers as u64 + 1)).min(sensitivity.memory as u64)
+    } else {
+        0
+    };
+    let mut phases = Vec::new();
+    if options.calibration == Calibration::Model {
+        phases.push(PhasePrediction {
+            name: "sampling",
+            // Few tokens at a time: products run at about half their speed.
+            seconds: 2.0 * 2.0 * (linear + table) * tokens / speed.flops,
+            memory: BASE_MEMORY
+                + SAMPLING_MEMORY.min((linear + table) as u64 * 4 + (768 << 20))
+                + layer_bytes,
+        });
+    }
+    let moments: f64 = input_widths(network).into_iter().map(|width| (width * width) as f64).sum();
+    phases.push(PhasePrediction {
+        name: "statistics",
+        seconds: 1.5 * (2.0 * linear + moments) * tokens / speed.flops,
+        memory: BASE_MEMORY + ROUND_MEMORY + hidden + tape + layer_bytes + widest * widest * 8,
+    });
+    if options.loss_weights {
+        phases.push(PhasePrediction {
+            name: "loss weights",
+            seconds: 1.5 * (6.0 * linear + 6.0 * table) * used as f64 / speed.flops,
+            memory: BASE_MEMORY + 2 * ROUND_MEMORY + tape + 2 * used as u64 * state + layer_bytes,
+        });
+    }
+    phases
+}
+
+/// Phases in which tensors are quantized and written.
+fn tensor_phases(
+    plan: &[&PlannedTensor],
+    full_covariance: bool,
+    speed: Speed,
+    bytes: u64,
+) -> Vec<PhasePrediction> {
+    let quantized: Vec<&&PlannedTensor> =
+        plan.iter().filter(|tensor| matches!(tensor.action, Action::Quantize { .. })).collect();
+    // A thread that waits for the parallel part of one tensor may have started another.
+    let mut memory: Vec<u64> = quantized.iter().map(|tensor| tensor_memory(tensor)).collect();
+    memory.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+    let largest = memory.first().copied().unwrap_or(0);
+    let together: u64 = memory.iter().take(2 * rayon::current_num_threads()).sum();
+    let most = largest.max(together.min(MOST_BYTES_AT_ONCE));
+    // Double precision runs at half the speed of single precision.
+    let sum = |operations: &dyn Fn(f64, f64, f64) -> f64| -> f64 {
+        let each = |tensor: &&&PlannedTensor| {
+            let columns = if full_covariance { tensor.columns() as f64 } else { 1.0 };
+            operations(tensor.matrices() as f64, tensor.rows() as f64, columns)
+        };
+        quantized.iter().map(each).sum()
+    };
+    let factor = sum(&|_, _, n| 2.0 * n * n * n / 3.0);
+    let pass = sum(&|m, a, n| m * (2.0 * n * n * n / 3.0 + (2.0 * 3.0 + 1.0) * a * n * n));
+    let weights: f64 = quantized.iter().map(|tensor| tensor.weights() as f64).sum();
+    vec![
+        PhasePrediction {
+            name: "planning",
+            seconds: 1.5 * 2.0 * 2.0 * factor / speed.flops,
+            memory: BASE_MEMORY + most,
+        },
+        PhasePrediction {
+            name: "quantizing",
+            seconds: PASSES * (1.5 * pass / speed.flops + weights * speed.per_weight),
+            memory: BASE_MEMORY + most,
+        },
+        PhasePrediction { name: "writing", seconds: bytes as f64 / DISK_SPEED, memory: BASE_MEMORY },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_seen_before_any_work() {
+        let prediction = |free_bytes| Prediction {
+            output_bytes: 1000,
+            temporary_bytes: 500,
+            free_bytes,
+            phases: vec![
+                PhasePrediction { name: "a", seconds: 1.0, memory: 7 },
+                PhasePrediction { name: "b", seconds: 2.5, memory: 3 },
+            ],
+        };
+        let path = Path::new("out.gguf");
+        assert!(prediction(Some(1500)).check_disk(path).is_ok());
+        assert!(prediction(None).check_disk(path).is_ok());
+        let error = prediction(Some(1499)).check_disk(path).unwrap_err().to_string();
+        assert!(error.contains("out.gguf") && error.contains("1499") && error.contains("1500"), "{error}");
+        assert_eq!((prediction(None).memory(), prediction(None).seconds()), (7, 3.5));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn the_system_tells_what_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(&folder.path().join("x")).unwrap() > 0);
+        assert!(free_bytes(Path::new("x")).is_some());
+        assert!(free_bytes(Path::new("/no/such/folder/x")).is_none());
+    }
+
+    #[test]
+    fn this_machine_has_a_speed() {
+        let speed = Speed::measure().unwrap();
+        assert!(speed.flops > 1e6 && speed.per_weight > 0.0, "{speed:?}");
+    }
+}
