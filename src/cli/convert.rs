@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     ty: Option<String>,
     /// With --kld: text to measure on, not the one to calibrate with [default: windows of the calibration text that
     /// calibration leaves out, or a text that the model writes].
-    #[arg(long, value_name = "FILE", requires = "kld")]
+    #[arg(long, value_name = "FILE")]
     kld_text: Option<PathBuf>,
     /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
@@ -62,9 +62,16 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     super::refuse_same_file(&arguments.input, &arguments.output)?;
+    let kld = arguments.settings.target.kld;
+    if arguments.kld_text.is_some() && kld.is_none() {
+        super::usage_error("--kld-text is for --kld");
+    }
     let start = Instant::now();
     let listener = Bars::new(context);
     if arguments.dry_run {
+        if kld.is_some() {
+            super::usage_error("--dry-run predicts a rate or size that is given, not that of --kld");
+        }
         if arguments.settings.method == "none" {
             super::usage_error("--dry-run predicts quantization: leave out --method none");
         }
@@ -74,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {
         let options = options(arguments)?;
-        match arguments.settings.target.kld {
+        match kld {
             Some(wanted) => {
                 let plain =
                     options.only.is_none() && options.steps.is_none() && options.split_bytes.is_none();
