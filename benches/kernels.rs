@@ -5,7 +5,7 @@
 
 use constriction::stream::model::{ContiguousCategoricalEntropyModel, ContiguousLookupDecoderModel};
 use constriction::stream::stack::SmallAnsCoder;
-use constriction::stream::{Decode, Encode};
+use constriction::stream::Decode;
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use std::time::Duration;

@@ -18,9 +18,6 @@ const HEAD: &str = "head";
 /// Name of the covariance of an embedding that is not the head too.
 const LOOKUP: &str = "embedding";
 
-/// Share of the mean in the weights of token rows.
-const UNSEEN_SHARE: f64 = 0.1;
-
 /// What statistics are taken from, and how.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CollectOptions<'a> {
@@ -173,9 +170,9 @@ fn write_statistics(
         for (tensor, rows) in &sensitivity.linears {
             writer.row_weights(tensor, rows)?;
         }
-        writer.row_weights(network.head_tensor(), &smoothed(&sensitivity.head, UNSEEN_SHARE))?;
+        writer.row_weights(network.head_tensor(), &smoothed(&sensitivity.head))?;
         if !tied {
-            writer.row_weights(EMBEDDING, &smoothed(&sensitivity.probability, UNSEEN_SHARE))?;
+            writer.row_weights(EMBEDDING, &smoothed(&sensitivity.probability))?;
         }
     }
     writer.finish()

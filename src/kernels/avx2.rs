@@ -151,6 +151,7 @@ mod x86 {
     ///
     /// # Safety
     /// As there, with the instructions of `Isa::Avx2`.
+    #[allow(clippy::too_many_arguments)]
     pub(in super::super) unsafe fn dot(
         class: &ClassPlan,
         chunks: usize,

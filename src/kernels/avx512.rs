@@ -153,6 +153,7 @@ mod x86 {
     /// The machine has the instructions of `Isa::Avx512`; `accumulators` holds `states.len()` blocks of
     /// `stride` i32, each at least 16 * steps long; `activations` holds one i8 for each column of the chunks; each
     /// state stands at the first of these chunks of a tile of `steps` steps.
+    #[allow(clippy::too_many_arguments)]
     pub(in super::super) unsafe fn dot(
         class: &ClassPlan,
         chunks: usize,
@@ -344,16 +345,32 @@ mod x86 {
                         run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
                     }
                 }
+                // Values, their products and the next trellis state: nothing below needs them, and registers are few.
+                for k in 0..N {
+                    let mut u = _mm512_permutexvar_epi8(run[k], value);
+                    if GENERAL {
+                        for bit in 0..raw_bits {
+                            let plane = raw[k].cast::<u64>().read_unaligned();
+                            raw[k] = raw[k].wrapping_add(8);
+                            u = _mm512_mask_add_epi8(u, plane, u, _mm512_set1_epi8(2 << bit));
+                        }
+                    }
+                    let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], u, value_bits);
+                    trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
+                    let slot = out.add(k * target.tile_stride).cast::<__m512i>();
+                    if DOT {
+                        let sum = _mm512_load_si512(from.add(k * from_tile).cast());
+                        _mm512_store_si512(slot, _mm512_dpbusd_epi32(sum, u, x));
+                    } else {
+                        _mm512_storeu_si512(slot, u);
+                    }
+                }
                 let (mut f, mut rank) = ([zero; N], [zero; N]);
                 for k in 0..N {
                     f[k] = _mm512_permutexvar_epi8(run[k], frequency);
                 }
                 for k in 0..N {
                     rank[k] = _mm512_sub_epi8(low[k], _mm512_permutexvar_epi8(run[k], rank_base));
-                }
-                let mut u = [zero; N];
-                for k in 0..N {
-                    u[k] = _mm512_permutexvar_epi8(run[k], value);
                 }
                 // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
                 let (mut even, mut odd) = ([zero; N], [zero; N]);
@@ -368,18 +385,6 @@ mod x86 {
                         odd[k] = _mm512_maddubs_epi16(high_odd, f[k]);
                     }
                 }
-                if GENERAL {
-                    for bit in 0..raw_bits {
-                        for k in 0..N {
-                            let plane = raw[k].add(8 * bit).cast::<u64>().read_unaligned();
-                            u[k] = _mm512_mask_add_epi8(u[k], plane, u[k], _mm512_set1_epi8(2 << bit));
-                        }
-                    }
-                }
-                for k in 0..N {
-                    let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], u[k], value_bits);
-                    trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
-                }
                 for k in 0..N {
                     even[k] = _mm512_add_epi16(even[k], _mm512_and_si512(rank[k], low_bytes));
                     odd[k] = _mm512_add_epi16(odd[k], _mm512_srli_epi16::<8>(rank[k]));
@@ -392,23 +397,11 @@ mod x86 {
                     refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
                 }
                 for k in 0..N {
-                    let slot = out.add(k * target.tile_stride).cast::<__m512i>();
-                    if DOT {
-                        let sum = _mm512_load_si512(from.add(k * from_tile).cast());
-                        _mm512_store_si512(slot, _mm512_dpbusd_epi32(sum, u[k], x));
-                    } else {
-                        _mm512_storeu_si512(slot, u[k]);
-                    }
-                }
-                for k in 0..N {
                     let next = _mm512_loadu_si512(at[k].cast());
                     high[k] = _mm512_mask_mov_epi8(high[k], refill[k], low[k]);
                     low[k] = _mm512_mask_expand_epi8(low[k], refill[k], next);
                     at[k] = at[k].add(refill[k].count_ones() as usize);
                     _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
-                    if GENERAL {
-                        raw[k] = raw[k].wrapping_add(8 * raw_bits);
-                    }
                 }
                 out = out.add(64);
                 from = from.wrapping_add(from_step);

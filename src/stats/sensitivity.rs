@@ -283,11 +283,26 @@ fn positive(mut linears: Vec<(String, Vec<f32>)>) -> Vec<(String, Vec<f32>)> {
     linears
 }
 
-/// Weights of token rows: what was measured, mixed with a share of its mean for tokens that the calibration text does
-/// not contain.
-pub fn smoothed(rows: &[f64], share: f64) -> Vec<f32> {
-    let mean = rows.iter().sum::<f64>() / rows.len().max(1) as f64;
-    rows.iter().map(|&row| ((1.0 - share) * row + share * mean) as f32).collect()
+/// Share of the mean in the weights of token rows: what any token may turn out to matter.
+const UNIFORM_SHARE: f64 = 0.1;
+/// Share of the frequencies expected of tokens in any text.
+const EXPECTED_SHARE: f64 = 0.3;
+/// The expected frequency of token r is proportional to 1 / (r + this): vocabularies list their tokens in the order in
+/// which they were found most frequent, and frequencies fall off as one over the rank (Zipf's law).
+const FLAT_RANKS: f64 = 1000.0;
+
+/// Weights of token rows: what was measured, mixed with what other texts can be expected to need, as the calibration text
+/// has few of the vocabulary's tokens. The mean stays.
+pub fn smoothed(rows: &[f64]) -> Vec<f32> {
+    let count = rows.len().max(1) as f64;
+    let mean = rows.iter().sum::<f64>() / count;
+    let expected = |rank: usize| (rank as f64 + FLAT_RANKS).recip();
+    let unit = mean * count / (0..rows.len()).map(expected).sum::<f64>().max(f64::MIN_POSITIVE);
+    let measured = 1.0 - UNIFORM_SHARE - EXPECTED_SHARE;
+    let mix = |(rank, row): (usize, &f64)| {
+        (measured * row + UNIFORM_SHARE * mean + EXPECTED_SHARE * unit * expected(rank)) as f32
+    };
+    rows.iter().enumerate().map(mix).collect()
 }
 
 #[cfg(test)]
@@ -309,7 +324,13 @@ mod tests {
         let linears = vec![("a".to_owned(), vec![2.0, 4.0]), ("b".to_owned(), vec![0.0, 0.0])];
         assert_eq!(positive(linears)[1].1, [0.003, 0.003]);
         assert_eq!(positive(vec![("b".to_owned(), vec![0.0])])[0].1, [1.0]);
-        assert_eq!(smoothed(&[0.0, 4.0], 0.25), [0.5, 3.5]);
+        let rows: Vec<f64> = (0..5000).map(|row| f64::from(row % 5)).collect();
+        let mixed = smoothed(&rows);
+        let mean = mixed.iter().map(|&row| f64::from(row)).sum::<f64>() / 5000.0;
+        assert!((mean - 2.0).abs() < 1e-4, "{mean}");
+        assert!(mixed[0] > mixed[4995] && mixed[4995] > 0.2, "equal measurements: earlier tokens weigh more");
+        assert!(mixed[4999] > mixed[0], "what was measured counts most");
+        assert!(smoothed(&[]).is_empty());
     }
 
     #[test]
