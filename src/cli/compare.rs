@@ -199,8 +199,9 @@ impl WorkFolder {
             Some(path) => (path.to_owned(), false),
             None => (std::env::temp_dir().join(format!("wsic-compare-{}", std::process::id())), true),
         };
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("{}: cannot make the folder", path.display()))?;
+        // A temporary folder is removed at the end, so it must be new.
+        let made = if temporary { std::fs::create_dir(&path) } else { std::fs::create_dir_all(&path) };
+        made.with_context(|| format!("{}: cannot make the folder", path.display()))?;
         Ok(Self { path, temporary })
     }
 }

@@ -48,9 +48,9 @@ impl Prepared {
     }
 
     /// Everything that finished parts depend on.
-    pub(super) fn fingerprint(&self, options: &Options) -> String {
-        let statistics = self.given.as_ref().map(StatisticsFile::fingerprint);
-        fingerprint(&self.identity, options, statistics.as_deref())
+    pub(super) fn fingerprint(&self, options: &Options) -> Result<String, ConvertError> {
+        let statistics = self.given.as_ref().map(StatisticsFile::fingerprint).transpose()?;
+        Ok(fingerprint(&self.identity, options, statistics.as_deref()))
     }
 
     /// The statistics: those given, those at `path`, or computed and written there.

@@ -98,7 +98,7 @@ impl TensorRecord {
 pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, ConvertError> {
     let mut prepared = Prepared::new(options, progress)?;
     predict_sizes(&prepared, options).check_disk(&options.output)?;
-    let fingerprint = prepared.fingerprint(options);
+    let fingerprint = prepared.fingerprint(options)?;
     if let Some((path, steps)) = &options.steps {
         steps.check(&fingerprint, path)?;
     }
@@ -136,7 +136,7 @@ pub fn plan_steps(
     progress: &dyn Progress,
 ) -> Result<Steps, ConvertError> {
     let mut prepared = Prepared::new(options, progress)?;
-    let fingerprint = prepared.fingerprint(options);
+    let fingerprint = prepared.fingerprint(options)?;
     let spool = Spool::open(&options.output, &fingerprint, options.resume)?;
     let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
     let Prepared { input, plan, .. } = prepared;

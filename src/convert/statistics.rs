@@ -133,6 +133,9 @@ impl StatisticsWriter {
     }
 }
 
+/// Bytes at either end of a tensor that enter the fingerprint.
+const HASHED_BYTES: usize = 4096;
+
 /// An open statistics file.
 #[derive(Debug)]
 pub struct StatisticsFile {
@@ -177,8 +180,12 @@ impl StatisticsFile {
         Ok(self.file.metadata().str(SOURCE_KEY)?)
     }
 
-    /// Tells these statistics from others: a hash of everything that decides what the numbers are.
-    pub fn fingerprint(&self) -> String {
+    /// Tells these statistics from others: a hash of everything that decides what the numbers are, and of both ends of
+    /// each tensor, as another version of wsic may compute other numbers from the same. It does not find damage.
+    ///
+    /// # Errors
+    /// Tensors that the file does not hold.
+    pub fn fingerprint(&self) -> Result<String, ConvertError> {
         let mut hash = Sha256::new();
         let mut bytes = Vec::new();
         for (key, value) in self.file.metadata().iter() {
@@ -189,7 +196,13 @@ impl StatisticsFile {
             hash.update(&bytes);
         }
         hash.update(self.file.file_len().to_le_bytes());
-        hexadecimal(&hash.finalize())
+        for info in self.file.tensors() {
+            let bytes = self.file.tensor_bytes(info)?;
+            let end = bytes.len().min(HASHED_BYTES);
+            hash.update(&bytes[..end]);
+            hash.update(&bytes[bytes.len() - end..]);
+        }
+        Ok(hexadecimal(&hash.finalize()))
     }
 
     /// Fails unless the statistics are those of the model with this identity.
@@ -306,6 +319,15 @@ mod tests {
         writer.row_weights("blk.0.attn_q.weight", &[0.5, 2.0]).unwrap();
         writer.finish().unwrap();
         let file = StatisticsFile::open(&path).unwrap();
+        let other = folder.path().join("other.gguf");
+        let mut writer = StatisticsWriter::create(&other, &contents).unwrap();
+        writer.covariance("blk.0.attention", 3, |i, j| (10 * i + j) as f64).unwrap();
+        writer.covariance("head", 2, |i, j| (i * j) as f64).unwrap();
+        writer.row_weights("blk.0.attn_q.weight", &[0.5, 2.5]).unwrap();
+        writer.finish().unwrap();
+        let other = StatisticsFile::open(&other).unwrap();
+        assert_eq!(file.fingerprint().unwrap(), StatisticsFile::open(&path).unwrap().fingerprint().unwrap());
+        assert_ne!(file.fingerprint().unwrap(), other.fingerprint().unwrap(), "other numbers");
         let q = file.of("blk.0.attn_q.weight", 0, 2, 3).unwrap();
         let full = Moment::Full(vec![0.0, 10.0, 20.0, 10.0, 11.0, 21.0, 20.0, 21.0, 22.0]);
         assert_eq!(q.covariance, full);
