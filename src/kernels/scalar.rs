@@ -1,7 +1,8 @@
-//! Portable kernels: one table entry per lane and step holds all that the step needs.
+//! Portable kernels: one table entry per lane and step holds all that the step needs, and everything else is written so
+//! that compilers make vector instructions of it.
 
-use super::activations::BLOCK;
-use super::dispatch::Target;
+use super::activations::{lanes_of_term, BLOCK};
+use super::dispatch::{Dot, Target};
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
@@ -40,10 +41,16 @@ impl ScalarTable {
     }
 }
 
+/// Most tiles decoded in turn: the lanes of one tile are parallel work enough.
+pub(super) const INTERLEAVE: usize = 1;
+
 /// Unsigned values of one step.
 type Step = [u8; LANES];
 
 /// Decodes `chunks` chunks of one tile; `sink` gets the values of each (chunk, step).
+///
+/// Lookups go lane by lane, arithmetic over all lanes in loops that compilers turn into vector instructions, and only
+/// the lanes that need a byte (a quarter of them at 2 bits per weight) are visited to get one.
 #[inline(always)]
 fn run<const RAW: bool>(
     class: &ClassPlan,
@@ -52,35 +59,43 @@ fn run<const RAW: bool>(
     state: &mut TileState<'_>,
     mut sink: impl FnMut(usize, usize, &Step),
 ) {
-    let Tables::Scalar(table) = &class.tables else { unreachable!("plans and kernels are chosen together") };
-    let mut x = [0u32; LANES];
+    let Some(table) = table_of(class) else { return };
+    let mut x = [0u16; LANES];
     for lane in 0..LANES {
-        x[lane] = u32::from(state.high[lane]) << 8 | u32::from(state.low[lane]);
+        x[lane] = u16::from_be_bytes([state.high[lane], state.low[lane]]);
     }
     for chunk in 0..chunks {
         let raw = if RAW { state.take_raw(8 * class.raw_bits * steps) } else { &[] };
         let mut raw_words = raw.as_chunks::<8>().0.iter();
         let bytes = state.chunk_bytes();
         let mut taken = 0;
-        let mut trellis = [0u8; LANES];
+        // Trellis states times SLOTS.
+        let mut trellis = [0u16; LANES];
         let mut values = [0u8; LANES];
         for step in 0..steps {
             // The chunk's bytes are one more vector than all its symbols can take.
             let Some(window) = bytes[taken..].first_chunk::<LANES>() else { return };
-            let mut used = 0;
+            let (mut lower, mut upper) = ([0u16; LANES], [0u16; LANES]);
             for lane in 0..LANES {
-                let index = usize::from(trellis[lane] & 7) * SLOTS + (x[lane] & 255) as usize;
+                let index = usize::from(trellis[lane] | x[lane] & 255) & (STATES * SLOTS - 1);
                 let entry = table.entries[index];
-                let next = (entry & 255) * (x[lane] >> 8) + (entry >> 8 & 255);
-                // Without a branch, which would be mispredicted every other time.
-                let refill = u32::from(next < 256);
-                let byte = u32::from(window[used & (LANES - 1)]);
-                x[lane] = next << (8 * refill) | (byte & refill.wrapping_neg());
-                used += refill as usize;
-                values[lane] = (entry >> 16) as u8;
-                if !RAW {
-                    trellis[lane] = (entry >> 24) as u8;
-                }
+                lower[lane] = entry as u16;
+                upper[lane] = (entry >> 16) as u16;
+            }
+            let mut below = [0u8; LANES];
+            for lane in 0..LANES {
+                // At most 255 * 255 + 254.
+                x[lane] = (lower[lane] & 255).wrapping_mul(x[lane] >> 8).wrapping_add(lower[lane] >> 8);
+                below[lane] = u8::from(x[lane] < 256);
+                values[lane] = upper[lane] as u8;
+            }
+            let mut lanes = mask_of(&below);
+            let mut used = 0;
+            while lanes != 0 {
+                let lane = lanes.trailing_zeros() as usize & (LANES - 1);
+                x[lane] = x[lane] << 8 | u16::from(window[used & (LANES - 1)]);
+                used += 1;
+                lanes &= lanes - 1;
             }
             taken += used;
             if RAW {
@@ -91,8 +106,12 @@ fn run<const RAW: bool>(
                     }
                 }
                 for lane in 0..LANES {
-                    trellis[lane] =
-                        table.next[usize::from(values[lane] >> 1 & 1)][usize::from(trellis[lane] & 7)];
+                    let state = usize::from(trellis[lane] >> 8) & (STATES - 1);
+                    trellis[lane] = u16::from(table.next[usize::from(values[lane] >> 1 & 1)][state]) << 8;
+                }
+            } else {
+                for lane in 0..LANES {
+                    trellis[lane] = upper[lane] & 0xFF00;
                 }
             }
             sink(chunk, step, &values);
@@ -100,9 +119,27 @@ fn run<const RAW: bool>(
         state.chunk_end(taken);
     }
     for lane in 0..LANES {
-        state.high[lane] = (x[lane] >> 8) as u8;
-        state.low[lane] = x[lane] as u8;
+        [state.high[lane], state.low[lane]] = x[lane].to_be_bytes();
     }
+}
+
+fn table_of(class: &ClassPlan) -> Option<&ScalarTable> {
+    match &class.tables {
+        Tables::Scalar(table) => Some(table),
+        #[cfg(target_arch = "x86_64")]
+        _ => None,
+    }
+}
+
+/// Bit l of the result is byte l of `lanes`, each 0 or 1.
+fn mask_of(lanes: &[u8; LANES]) -> u64 {
+    let mut mask = 0;
+    for (index, eight) in lanes.as_chunks::<8>().0.iter().enumerate() {
+        // The product's top byte has bit i from byte i; all other sums stay below it.
+        let bits = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= bits << (8 * index);
+    }
+    mask
 }
 
 fn run_class(
@@ -119,45 +156,54 @@ fn run_class(
     }
 }
 
-/// See [`super::avx512::dot`]; here `accumulators` holds one integer per row.
-#[allow(clippy::too_many_arguments)]
+/// See [`super::dispatch::dot`]; here the accumulators hold one integer per row.
 pub(super) fn dot(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    activations: &[i8],
-    start: Option<i32>,
     states: &mut [TileState<'_>],
-    accumulators: &mut [i32],
-    stride: usize,
+    operands: Dot<'_>,
 ) {
-    if let Some(start) = start {
-        accumulators.fill(start);
-    }
-    match activations.len() / chunks {
-        64 => dot_as::<64>(class, chunks, steps, activations, states, accumulators, stride),
-        16 => dot_as::<16>(class, chunks, steps, activations, states, accumulators, stride),
-        _ => dot_as::<4>(class, chunks, steps, activations, states, accumulators, stride),
+    match (class.width, operands.terms) {
+        (64, 1) => dot_as::<64, 1>(class, chunks, steps, states, operands),
+        (64, _) => dot_as::<64, 2>(class, chunks, steps, states, operands),
+        (16, 1) => dot_as::<16, 1>(class, chunks, steps, states, operands),
+        (16, _) => dot_as::<16, 2>(class, chunks, steps, states, operands),
+        (_, 1) => dot_as::<4, 1>(class, chunks, steps, states, operands),
+        (_, _) => dot_as::<4, 2>(class, chunks, steps, states, operands),
     }
 }
 
-fn dot_as<const K: usize>(
+fn dot_as<const K: usize, const TERMS: usize>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    activations: &[i8],
     states: &mut [TileState<'_>],
-    accumulators: &mut [i32],
-    stride: usize,
+    operands: Dot<'_>,
 ) {
-    let activations = activations.as_chunks::<K>().0;
-    for (state, accumulators) in states.iter_mut().zip(accumulators.chunks_mut(stride)) {
+    let Dot { activations, start, accumulators, tile_stride, term_stride, .. } = operands;
+    for (state, accumulators) in states.iter_mut().zip(accumulators.chunks_mut(tile_stride)) {
+        let mut terms = accumulators.chunks_mut(term_stride);
+        let mut terms: [&mut [i32]; TERMS] = std::array::from_fn(|_| terms.next().unwrap_or_default());
+        if let Some(start) = start {
+            terms.iter_mut().zip(start).for_each(|(rows, start)| rows.fill(start));
+        }
+        let mut lanes = [[0i8; LANES]; TERMS];
         run_class(class, chunks, steps, state, |chunk, step, values| {
-            let x = &activations[chunk];
-            let rows = &mut accumulators[step * (LANES / K)..];
-            for (row, values) in rows.iter_mut().zip(values.as_chunks::<K>().0) {
-                let products = values.iter().zip(x).map(|(&u, &x)| i32::from(i16::from(u) * i16::from(x)));
-                *row += products.sum::<i32>();
+            if step == 0 {
+                let of_chunk = &activations[chunk * K * TERMS..(chunk + 1) * K * TERMS];
+                lanes = std::array::from_fn(|term| lanes_of_term(of_chunk, TERMS, term));
+            }
+            for (rows, lanes) in terms.iter_mut().zip(&lanes) {
+                let rows = &mut rows[step * (LANES / K)..];
+                let pairs = values.as_chunks::<K>().0.iter().zip(lanes.as_chunks::<K>().0);
+                for (row, (values, x)) in rows.iter_mut().zip(pairs) {
+                    let products = values
+                        .iter()
+                        .zip(x)
+                        .map(|(&u, &x)| i32::from(i16::from(u)) * i32::from(i16::from(x)));
+                    *row += products.sum::<i32>();
+                }
             }
         });
     }
