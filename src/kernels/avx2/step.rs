@@ -63,6 +63,7 @@ pub(super) unsafe fn step<const M: usize, const N: usize, const PARITY: bool, co
 ) -> [__m256i; M] {
     let zero = _mm256_setzero_si256();
     let low_bytes = _mm256_set1_epi16(255);
+    let total_of_eight = _mm256_setr_epi64x(-1, 0x0707_0707_0707_0707, -1, 0x0707_0707_0707_0707);
     let Halves { high, low, trellis } = halves;
 
     // Bits 0-2 from the slot, the parity from the trellis state.
@@ -140,17 +141,17 @@ pub(super) unsafe fn step<const M: usize, const N: usize, const PARITY: bool, co
     // Minus the number of refilled lanes up to each one, in each 16; its complement is the place of the byte.
     let mut count = [zero; M];
     for j in 0..M {
-        count[j] = _mm256_add_epi8(refill[j], _mm256_slli_si256::<1>(refill[j]));
+        count[j] = _mm256_add_epi8(refill[j], _mm256_slli_epi64::<8>(refill[j]));
     }
     for j in 0..M {
-        count[j] = _mm256_add_epi8(count[j], _mm256_slli_si256::<2>(count[j]));
+        count[j] = _mm256_add_epi8(count[j], _mm256_slli_epi64::<16>(count[j]));
     }
     for j in 0..M {
-        count[j] = _mm256_add_epi8(count[j], _mm256_slli_si256::<4>(count[j]));
+        count[j] = _mm256_add_epi8(count[j], _mm256_slli_epi64::<32>(count[j]));
     }
     for j in 0..M {
         let complement = _mm256_xor_si256(count[j], _mm256_set1_epi8(-1));
-        let place = _mm256_sub_epi8(complement, _mm256_slli_si256::<8>(count[j]));
+        let place = _mm256_sub_epi8(complement, _mm256_shuffle_epi8(count[j], total_of_eight));
         high[j] = _mm256_blendv_epi8(new_high[j], new_low[j], refill[j]);
         low[j] = _mm256_blendv_epi8(new_low[j], _mm256_shuffle_epi8(next[j], place), refill[j]);
     }
