@@ -43,6 +43,10 @@ pub(super) struct Settings {
     pub(super) tensors: Vec<TensorOverride>,
     #[command(flatten)]
     pub(super) calibration: CalibrationArguments,
+    /// Quantize a second time, for the inputs that the quantized tensors give: a better file of the same size, in two to
+    /// four times the time.
+    #[arg(long)]
+    pub(super) drift: bool,
     /// Statistics of the same model, from `wsic calibrate`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "imatrix"])]
     pub(super) stats: Option<PathBuf>,
@@ -111,6 +115,7 @@ impl Settings {
         if let Some(path) = &self.stats {
             options.calibration = Calibration::Statistics(path.clone());
         }
+        options.drift = self.drift;
         options.embedding_bits = bits("embedding-bpw", self.embedding_bpw)?;
         options.overrides.clone_from(&self.tensors);
         if self.method == "none" {

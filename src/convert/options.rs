@@ -133,6 +133,8 @@ pub struct Options {
     pub seed: u64,
     /// Weight rows and tensors by their influence on the loss.
     pub loss_weights: bool,
+    /// Quantize a second time, for the inputs that quantized tensors give: better and slower.
+    pub drift: bool,
     /// Go on with an interrupted conversion of the same settings.
     pub resume: bool,
     /// Quantize at these steps, read from the file named, rather than search for them.
@@ -159,6 +161,7 @@ impl Options {
             calibration_tokens: 1 << 15,
             seed: 0,
             loss_weights: true,
+            drift: false,
             resume: false,
             steps: None,
             only: None,

@@ -307,6 +307,9 @@ impl Architecture for DenseBlock {
         let mut normed = vec![0.0; hidden.len()];
         rms_norm(hidden, weights.vector("attn_norm")?, h.epsilon, &mut normed);
         observer.input(InputKind::Attention, &normed, h.width)?;
+        if observer.enough() {
+            return Ok(());
+        }
         let [mut queries, mut keys, values] = self.project(weights, &normed)?;
         for (heads, norm) in [(&mut queries, "attn_q_norm"), (&mut keys, "attn_k_norm")] {
             if let Some(scale) = weights.optional_vector(norm) {
@@ -340,6 +343,9 @@ impl Architecture for DenseBlock {
         }
         observer.residual(InputKind::AttentionOutput, hidden)?;
         observer.input(InputKind::AttentionOutput, &heads, h.heads * h.value_width)?;
+        if observer.enough() {
+            return Ok(());
+        }
         let mut added = weights.linear("attn_output")?.apply(&heads)?;
         if let Some(scale) = weights.optional_vector("post_attention_norm") {
             rms_norm_in_place(&mut added, scale, h.epsilon);
@@ -348,12 +354,18 @@ impl Architecture for DenseBlock {
 
         rms_norm(hidden, weights.vector("ffn_norm")?, h.epsilon, &mut normed);
         observer.input(InputKind::FeedForward, &normed, h.width)?;
+        if observer.enough() {
+            return Ok(());
+        }
         let mut added = match self.feed_forward {
             FeedForward::Experts(experts) => experts.forward(weights, &normed, h.width, observer)?,
             _ => {
                 let active = self.activate(weights, &normed)?;
                 observer.residual(InputKind::FeedForwardDown, hidden)?;
                 observer.input(InputKind::FeedForwardDown, &active, h.feed_forward)?;
+                if observer.enough() {
+                    return Ok(());
+                }
                 weights.linear("ffn_down")?.apply(&active)?
             }
         };

@@ -51,6 +51,12 @@ pub trait Observer {
         Ok(())
     }
 
+    /// Whether everything wanted was seen. The layer then need not go on, and may leave the hidden state as something in
+    /// between: only for callers that throw it away.
+    fn enough(&self) -> bool {
+        false
+    }
+
     /// Whether [`attention`](Self::attention) is to be called, which costs some time.
     fn wants_attention(&self) -> bool {
         false
