@@ -130,7 +130,9 @@ impl<'p> Allocation<'p> {
             let keys = free.iter().map(|item| (item.number, level * item.scale));
             let known: Option<Vec<Part>> = keys
                 .clone()
-                .map(|(number, key)| Some(Part { number, spooled: number, key, bytes: measured(number, key)? }))
+                .map(|(number, key)| {
+                    Some(Part { number, spooled: number, key, bytes: measured(number, key)? })
+                })
                 .collect();
             let missing = || ConvertError::Unmeasured {
                 keys: fixed.iter().map(|part| (part.number, part.key)).chain(keys).collect(),

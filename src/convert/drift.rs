@@ -28,7 +28,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Every so many-th sequence is held out to judge by.
+/// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
+pub(super) const DRIFT_TOKENS: usize = 1 << 14;
+/// Every so many-th sequence is held out to judge by; more of them where there are few.
 const HELD_OUT: usize = 5;
 /// Rows of a tensor that blends are judged by, at most.
 const JUDGED_ROWS: usize = 256;
@@ -90,13 +92,30 @@ impl Budget {
     }
 }
 
+/// Sequences spread evenly over all, with about [`DRIFT_TOKENS`] tokens.
+pub(super) fn chosen(sequences: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+    let tokens: usize = sequences.iter().map(Vec::len).sum();
+    let count = (sequences.len() * DRIFT_TOKENS / tokens.max(1)).min(sequences.len());
+    let places: Vec<usize> = (0..count).map(|index| index * sequences.len() / count).collect();
+    sequences
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| places.contains(at))
+        .map(|(_, tokens)| tokens)
+        .collect()
+}
+
 impl DriftCorrection<'_> {
     /// Quantizes again; `parts` are those of the first pass. Tensors outside of the blocks, stacks of experts and
     /// tensors without full statistics keep them.
     pub(super) fn run(&self, parts: &[Part]) -> Result<Vec<Part>, ConvertError> {
         let mut found: HashMap<usize, Part> = parts.iter().map(|part| (part.number, *part)).collect();
-        let numbers: HashMap<&str, usize> =
-            self.plan.iter().enumerate().map(|(number, tensor)| (tensor.info.name.as_str(), number)).collect();
+        let numbers: HashMap<&str, usize> = self
+            .plan
+            .iter()
+            .enumerate()
+            .map(|(number, tensor)| (tensor.info.name.as_str(), number))
+            .collect();
         let mut student = Model::open(self.input.clone())?;
         if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
             let tensor = &self.plan[part.number];
@@ -116,6 +135,11 @@ impl DriftCorrection<'_> {
             let mut kinds: Vec<InputKind> = slots.iter().map(|slot| slot.input).collect();
             kinds.dedup();
             for kind in kinds {
+                if kind == InputKind::FeedForward {
+                    // The attention's weights are settled.
+                    original.advance_attention(&weights)?;
+                    drifted.advance_attention(&replaced)?;
+                }
                 let octaves = budget.octaves();
                 let member = |slot| self.member(slot, &numbers, &found, octaves);
                 let group: Vec<Member> =
@@ -196,7 +220,8 @@ impl DriftCorrection<'_> {
         if let Some(parts) = group.iter().map(known).collect::<Option<Vec<Part>>>() {
             return Ok(parts);
         }
-        let held_out = |sequence: usize| sequence % HELD_OUT == HELD_OUT - 1;
+        let stride = HELD_OUT.min(self.sequences.len() / 2).max(2);
+        let held_out = |sequence: usize| sequence % stride == stride - 1;
         let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?;
         let statistics: Vec<TensorStatistics> = group
             .iter()
@@ -215,7 +240,8 @@ impl DriftCorrection<'_> {
         let blend = learned.joined(own, &judged, others).blend(covariance, share);
         drop((learned, judged));
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
-            let made = self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
+            let made =
+                self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
             let part = second(member, made.payload.len());
             self.spool.store(part.spooled, part.key, &made.payload)?;
             Ok(part)
@@ -250,7 +276,9 @@ impl DriftCorrection<'_> {
             }
         }
         let (share, gain) = choose_share(&rows, covariance, learned, judged, DAMPING);
-        if std::env::var_os("WSIC_SHARES").is_some() { eprintln!("{} {share} {gain:.2e}", group[0].tensor.info.name); }
+        if std::env::var_os("WSIC_SHARES").is_some() {
+            eprintln!("{} {share} {gain:.2e}", group[0].tensor.info.name);
+        }
         Ok(share)
     }
 
@@ -279,8 +307,7 @@ impl DriftCorrection<'_> {
 
     /// The weights of a part, as decoders reconstruct them.
     fn decode(&self, part: &Part) -> Result<Vec<f32>, ConvertError> {
-        let bytes =
-            self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
+        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
         let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| self.missing(part.number))?;
         let mut values = vec![0.0; payload.rows() * payload.columns() * payload.matrices().len()];
         for (matrix, values) in
@@ -288,9 +315,7 @@ impl DriftCorrection<'_> {
         {
             let height = matrix.geometry().rows_per_tile() * payload.columns();
             values.par_chunks_mut(height).enumerate().try_for_each(|(tile, values)| {
-                matrix
-                    .dequantize_tile(tile, &mut Vec::new(), values)
-                    .map_err(|_| self.missing(part.number))
+                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(part.number))
             })?;
         }
         Ok(values)

@@ -7,7 +7,9 @@ use super::statistics::{Moment, StatisticsFile, TensorStatistics};
 use crate::model::TensorSource;
 use crate::payload::encode::{encode, EncodeOptions};
 use crate::payload::QuantizedMatrix;
-use crate::quantize::{search, Covariance, Drift, DriftedMoments, Layer, Method, Prepared, RateModel, RateTarget, Settings};
+use crate::quantize::{
+    search, Covariance, Drift, DriftedMoments, Layer, Method, Prepared, RateModel, RateTarget, Settings,
+};
 
 /// A quantized tensor.
 #[derive(Clone, Debug)]
@@ -86,10 +88,7 @@ impl Quantizer<'_> {
         Ok(statistics)
     }
 
-    fn encode_all(
-        tensor: &PlannedTensor,
-        matrices: &[QuantizedMatrix],
-    ) -> Result<Vec<u8>, ConvertError> {
+    fn encode_all(tensor: &PlannedTensor, matrices: &[QuantizedMatrix]) -> Result<Vec<u8>, ConvertError> {
         encode(matrices, &EncodeOptions { threads: 1 })
             .map_err(|source| ConvertError::Encode { tensor: tensor.info.name.clone(), source })
     }

@@ -1,7 +1,7 @@
 //! A conversion from start to end.
 
 use super::allocate::{Allocation, Part};
-use super::drift::DriftCorrection;
+use super::drift::{chosen, DriftCorrection};
 use super::error::ConvertError;
 use super::keys::*;
 use super::merge::{mark_part, measure};
@@ -124,8 +124,8 @@ pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, Co
         (None, None) => {
             let output = job.output(&plan, job.metadata(&plan)?)?;
             let mut parts = job.allocate(&output, None)?;
-            if options.drift {
-                parts = job.correct_drift(network.as_ref(), &output, parts)?;
+            if let Some(network) = network.filter(|_| options.corrects_drift()) {
+                parts = job.correct_drift(&network, &output, parts)?;
             }
             job.write(&output, &(0..plan.len()).collect::<Vec<_>>(), &parts)?
         }
@@ -216,15 +216,15 @@ impl<'a> Job<'a> {
     /// Quantizes a second time, in the order of the model, for the inputs that quantized tensors give.
     fn correct_drift(
         &self,
-        network: Option<&Arc<Model>>,
+        network: &Arc<Model>,
         output: &Output,
         parts: Vec<Part>,
     ) -> Result<Vec<Part>, ConvertError> {
-        let impossible = |problem: &str| ConvertError::Target(format!("--drift: {problem}"));
-        let network = network.ok_or_else(|| impossible("the architecture cannot be run here"))?;
-        let sequences = self.statistics.sequences()?.ok_or_else(|| {
-            impossible("the statistics lack the calibration tokens; compute them with `wsic calibrate`")
-        })?;
+        let sequences = chosen(self.statistics.sequences()?.unwrap_or_default());
+        if sequences.len() < 2 {
+            // Nothing to judge the correction by.
+            return Ok(parts);
+        }
         let correction = DriftCorrection {
             input: self.input,
             network,

@@ -206,7 +206,8 @@ impl StatisticsFile {
         }
         let damaged = || ConvertError::Statistics {
             path: self.file.path().to_owned(),
-            problem: "holds tokens and lengths of sequences that do not belong together; compute it again".into(),
+            problem: "holds tokens and lengths of sequences that do not belong together; compute it again"
+                .into(),
         };
         let (tokens, lengths) = list(TOKENS_KEY).zip(list(LENGTHS_KEY)).ok_or_else(damaged)?;
         let mut rest = tokens.as_slice();

@@ -26,7 +26,7 @@ mod source;
 pub mod tokenizer;
 mod weights;
 
-pub use architecture::{supported, Architecture, GradientCall, GradientObserver, LayerCall, Observer};
+pub use architecture::{supported, Architecture, GradientCall, GradientObserver, Half, LayerCall, Observer};
 pub use backward::{layer_gradient, loss_gradient, LossGradient};
 pub use batch::Span;
 pub use cache::{CachePrecision, CacheShape, LayerCache};

@@ -135,8 +135,8 @@ impl LayerWeights {
         matrix: Arc<dyn MatrixProduct>,
     ) -> Result<(), ModelError> {
         let linear = self.experts.get_mut(role).and_then(|stack| stack.get_mut(expert));
-        let linear = linear
-            .ok_or_else(|| ModelError::MissingTensor { tensor: format!("{role}, expert {expert}") })?;
+        let linear =
+            linear.ok_or_else(|| ModelError::MissingTensor { tensor: format!("{role}, expert {expert}") })?;
         set_matrix(linear, role, matrix)
     }
 

@@ -31,7 +31,8 @@ impl DriftedMoments {
     /// The blend with the original moment Σ (columns × columns) in which Σ has the share `share`.
     pub fn blend(&self, original: &[f32], share: f64) -> Self {
         let mixed = |own: &[f32], other: Option<&[f32]>| -> Vec<f32> {
-            let other = |index: usize| other.and_then(|other| other.get(index)).map_or(0.0, |&v| f64::from(v));
+            let other =
+                |index: usize| other.and_then(|other| other.get(index)).map_or(0.0, |&v| f64::from(v));
             let mix = |(index, &own): (usize, &f32)| (1.0 - share) * f64::from(own) + share * other(index);
             own.iter().enumerate().map(|value| mix(value) as f32).collect()
         };
@@ -132,7 +133,9 @@ fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, moments: &DriftedMome
     let mut target = weights * square(&moments.cross, n).as_ref();
     let Some(residual) = &moments.residual else { return target };
     for (r, row) in rows.iter().enumerate() {
-        let Some(values) = row.residual.and_then(|row| residual.get(row * n..(row + 1) * n)) else { continue };
+        let Some(values) = row.residual.and_then(|row| residual.get(row * n..(row + 1) * n)) else {
+            continue;
+        };
         for (j, &value) in values.iter().enumerate() {
             target[(r, j)] += f64::from(value);
         }
@@ -178,7 +181,8 @@ mod tests {
                 }
             }
         }
-        let [original, drifted, cross] = sums.map(|sum| sum.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
+        let [original, drifted, cross] =
+            sums.map(|sum| sum.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
         (original, DriftedMoments { drifted, cross, residual: None })
     }
 

@@ -2,7 +2,7 @@
 //! to the hidden state. Differences are fields of [`DenseBlock`].
 
 use super::experts::Experts;
-use super::{Architecture, GradientCall, LayerCall};
+use super::{Architecture, GradientCall, Half, LayerCall, Observer};
 use crate::model::batch::positions;
 use crate::model::cache::CacheShape;
 use crate::model::config::{Hyperparameters, Keys};
@@ -286,12 +286,16 @@ impl Architecture for DenseBlock {
         }
     }
 
-    fn forward(
+    fn forward_half(
         &self,
+        half: Half,
         weights: &LayerWeights,
         hidden: &mut [f32],
         call: LayerCall<'_>,
     ) -> Result<(), ModelError> {
+        if half == Half::FeedForward {
+            return self.forward_feed_forward(weights, hidden, call.observer);
+        }
         let h = &self.hyperparameters;
         let positions = positions(call.spans);
         let tokens = positions.len();
@@ -351,7 +355,28 @@ impl Architecture for DenseBlock {
             rms_norm_in_place(&mut added, scale, h.epsilon);
         }
         add_assign(hidden, &added);
+        Ok(())
+    }
 
+    fn backward(
+        &self,
+        weights: &LayerWeights,
+        gradient: &mut [f32],
+        call: GradientCall<'_>,
+    ) -> Result<(), ModelError> {
+        self.gradient(weights, gradient, call)
+    }
+}
+
+impl DenseBlock {
+    fn forward_feed_forward(
+        &self,
+        weights: &LayerWeights,
+        hidden: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        let h = &self.hyperparameters;
+        let mut normed = vec![0.0; hidden.len()];
         rms_norm(hidden, weights.vector("ffn_norm")?, h.epsilon, &mut normed);
         observer.input(InputKind::FeedForward, &normed, h.width)?;
         if observer.enough() {
@@ -374,14 +399,5 @@ impl Architecture for DenseBlock {
         }
         add_assign(hidden, &added);
         Ok(())
-    }
-
-    fn backward(
-        &self,
-        weights: &LayerWeights,
-        gradient: &mut [f32],
-        call: GradientCall<'_>,
-    ) -> Result<(), ModelError> {
-        self.gradient(weights, gradient, call)
     }
 }
