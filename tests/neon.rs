@@ -155,7 +155,7 @@ fn generated() -> Vec<Vec<u8>> {
             rows: 1 + random.below(400),
             columns: 1 + random.below(400),
             geometry: Geometry::new([4, 16, 64][case % 3], [1, 7, 64, 256][case % 4]).unwrap(),
-            trellis: if case % 5 == 0 { Trellis::Scalar } else { Trellis::EightState },
+            trellis: if case.is_multiple_of(5) { Trellis::Scalar } else { Trellis::EightState },
             deviation: (random.unit() * 9.0 - 2.0).exp2(),
             spread: random.unit() * 2.0,
         };

@@ -132,9 +132,11 @@ impl Noise {
     }
 }
 
-/// The geometry that the converter would choose for a matrix of so many columns.
-pub fn usual_geometry(columns: usize) -> Geometry {
-    let (width, steps) = if columns >= 2048 { (64, 128) } else { (16, 64) };
+/// The geometry that the converter chooses for a linear layer of this shape: tiles of equal height.
+pub fn usual_geometry(rows: usize, columns: usize) -> Geometry {
+    let (width, most) = if columns >= 2048 { (64, 128) } else { (16, 96) };
+    let all = rows.div_ceil(64 / width).max(1);
+    let steps = all.div_ceil(all.div_ceil(most));
     Geometry::new(width, steps).unwrap_or_else(|| unreachable!("legal constants"))
 }
 
@@ -151,7 +153,7 @@ pub fn synthetic_payload(rows: usize, columns: usize, bits: f64, seed: u64) -> V
 }
 
 fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> Vec<u8> {
-    let geometry = usual_geometry(columns);
+    let geometry = usual_geometry(rows, columns);
     let mut noise = Noise(seed | 1);
     // One period of integers is drawn and repeated over rows: the kernels' work depends on statistics alone.
     let period = rows.min(1024);
