@@ -3,7 +3,8 @@
 //! The state's high and low bytes live in two registers per tile; tables live in registers too (`vpermb` looks up 64
 //! bytes at once, `vpermi2b` 128). A slot becomes a run in two moves: the index of its aligned group of 4 slots and the
 //! parity pick a bias, and slot plus bias is 4 times the run, because the bias carries into the next run exactly from
-//! the slot on where that one starts; the sum itself addresses the attributes where the runs are few. The trellis is linear over GF(2): `vgf2p8affineqb` makes its transition.
+//! the slot on where that one starts; the sum itself addresses the attributes where the runs are few. The trellis is
+//! linear over GF(2): `vgf2p8affineqb` makes its transition.
 //!
 //! Several tiles advance together, operation by operation: one alone is a chain of dependent instructions, and several
 //! chains one after the other exceed what processors look ahead. The order of instructions in the source matters, and
