@@ -10,26 +10,33 @@
 //! Steps are those of the first pass, but for a budget: what tensors cost more or less than in the first pass is
 //! carried on to those that follow, so that the sum stays.
 
-use super::allocate::{Part, SLOPE};
-use super::error::ConvertError;
-use super::plan::{Action, PlannedTensor, Role};
-use super::progress::Progress;
-use super::quantize_tensor::Quantizer;
-use super::spool::Spool;
-use super::statistics::{Moment, TensorStatistics};
+mod attention;
+
+use crate::convert::allocate::{Part, SLOPE};
+use crate::convert::error::ConvertError;
+use crate::convert::options::MOST_BYTES_AT_ONCE;
+use crate::convert::plan::{Action, PlannedTensor, Role};
+use crate::convert::progress::Progress;
+use crate::convert::quantize_tensor::Quantizer;
+use crate::convert::spool::Spool;
+use crate::convert::statistics::{Moment, TensorStatistics};
 use crate::import::Input;
 use crate::model::{
-    DenseMatrix, DenseTable, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, EMBEDDING,
+    DenseMatrix, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, RowTable, EMBEDDING,
 };
 use crate::payload::{Limits, Payload};
 use crate::quantize::{choose_share, BlendRow, DriftedMoments};
-use crate::stats::{collect_drift, DriftMoments};
+use crate::stats::{collect_drift, Drift, DriftMoments};
+use attention::Trials;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
 pub(super) const DRIFT_TOKENS: usize = 1 << 14;
+/// Bytes for each pair of columns that moments and their blends take together; inputs for which that is too much are
+/// not corrected for.
+pub(super) const MOMENT_BYTES: u64 = 48;
 /// Every so many-th sequence is held out to judge by; more of them where there are few.
 const HELD_OUT: usize = 5;
 /// Rows of a tensor that blends are judged by, at most.
@@ -118,10 +125,7 @@ impl DriftCorrection<'_> {
             .collect();
         let mut student = Model::open(self.input.clone())?;
         if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
-            let tensor = &self.plan[part.number];
-            let values = self.decode(part)?;
-            let table = DenseTable::new(tensor.rows(), tensor.columns(), values);
-            student.set_embedding(Arc::new(table.ok_or_else(|| self.missing(part.number))?))?;
+            student.set_embedding(Arc::new(self.embedding(part)?))?;
         }
         let layers = self.network.hyperparameters().layers;
         let mut budget = self.budget(&found);
@@ -164,6 +168,31 @@ impl DriftCorrection<'_> {
         let mut parts: Vec<Part> = found.into_values().collect();
         parts.sort_by_key(|part| part.number);
         Ok(parts)
+    }
+
+    /// Rows of the quantized embedding, for the tokens at hand.
+    fn embedding(&self, part: &Part) -> Result<RowTable, ConvertError> {
+        let missing = || self.missing(part.number);
+        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(missing)?;
+        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| missing())?;
+        let matrix = payload.matrices().first().ok_or_else(missing)?;
+        let (rows, columns) = (payload.rows(), payload.columns());
+        let mut wanted: Vec<usize> = self.sequences.iter().flatten().map(|&token| token as usize).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut table = RowTable::new(rows, columns);
+        let height = matrix.geometry().rows_per_tile();
+        let (mut integers, mut values) = (Vec::new(), Vec::new());
+        for of_tile in wanted.chunk_by(|a, b| a / height == b / height) {
+            let tile = of_tile[0] / height;
+            values.resize(matrix.geometry().rows_in_tile(rows, tile) * columns, 0.0);
+            matrix.dequantize_tile(tile, &mut integers, &mut values).map_err(|_| missing())?;
+            for &token in of_tile {
+                let row = values.get((token % height) * columns..).and_then(|rest| rest.get(..columns));
+                table.insert(token, row.ok_or_else(missing)?.to_vec());
+            }
+        }
+        Ok(table)
     }
 
     fn budget(&self, parts: &HashMap<usize, Part>) -> Budget {
@@ -217,12 +246,16 @@ impl DriftCorrection<'_> {
             let payload = self.spool.find(self.plan.len() + member.first.number, member.key)?;
             Some(second(member, payload.len()))
         };
+        let width = group.first().map_or(0, |member| member.tensor.columns() as u64);
+        if width * width * MOMENT_BYTES > MOST_BYTES_AT_ONCE {
+            return Ok(group.iter().map(|member| member.first).collect());
+        }
         if let Some(parts) = group.iter().map(known).collect::<Option<Vec<Part>>>() {
             return Ok(parts);
         }
         let stride = HELD_OUT.min(self.sequences.len() / 2).max(2);
         let held_out = |sequence: usize| sequence % stride == stride - 1;
-        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?;
+        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?.pop();
         let statistics: Vec<TensorStatistics> = group
             .iter()
             .map(|member| self.quantizer.statistics(member.tensor, 0))
@@ -231,19 +264,28 @@ impl DriftCorrection<'_> {
             Moment::Full(values) => Some(values),
             Moment::Diagonal(_) => None,
         });
-        let (Some(drift), Some(covariance)) = (drift.first(), full) else {
+        let (Some(Drift { learned, held_out: judged, .. }), Some(covariance)) = (drift, full) else {
             return Ok(group.iter().map(|member| member.first).collect());
         };
-        let (learned, judged) = (dense(&drift.learned), dense(&drift.held_out));
+        let (own, others) = (learned.tokens(), judged.tokens());
+        let (learned, judged) = (dense(learned), dense(judged));
         let share = self.share(group, &statistics, covariance, &learned, &judged)?;
-        let (own, others) = (drift.learned.tokens(), drift.held_out.tokens());
-        let blend = learned.joined(own, &judged, others).blend(covariance, share);
+        let (share, attended) = match learned.attended {
+            Some(_) => {
+                let sides = ((original, weights), (drifted, replaced));
+                Trials::new(self, group, &statistics, covariance, &learned, sides.0, sides.1, held_out)?
+                    .search(share)?
+            }
+            None => (share, 0.0),
+        };
+        let blend = learned.joined(own, &judged, others).attend(attended).blend(covariance, share);
         drop((learned, judged));
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
-            let made =
+            let matrix =
                 self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
-            let part = second(member, made.payload.len());
-            self.spool.store(part.spooled, part.key, &made.payload)?;
+            let payload = Quantizer::encode_all(member.tensor, &[matrix])?;
+            let part = second(member, payload.len());
+            self.spool.store(part.spooled, part.key, &payload)?;
             Ok(part)
         };
         group.par_iter().zip(&statistics).map(quantize).collect()
@@ -275,10 +317,7 @@ impl DriftCorrection<'_> {
                 });
             }
         }
-        let (share, gain) = choose_share(&rows, covariance, learned, judged, DAMPING);
-        if std::env::var_os("WSIC_SHARES").is_some() {
-            eprintln!("{} {share} {gain:.2e}", group[0].tensor.info.name);
-        }
+        let (share, _) = choose_share(&rows, covariance, learned, judged, DAMPING);
         Ok(share)
     }
 
@@ -291,7 +330,12 @@ impl DriftCorrection<'_> {
     ) -> Result<(), ConvertError> {
         let number = member.first.number;
         let part = found.get(&number).ok_or_else(|| self.missing(number))?;
-        let values = self.decode(part)?;
+        self.set(weights, member, self.decode(part)?)
+    }
+
+    /// Puts the floats of a tensor into a layer.
+    fn set(&self, weights: &mut LayerWeights, member: &Member, values: Vec<f32>) -> Result<(), ConvertError> {
+        let number = member.first.number;
         let (rows, columns) = (member.tensor.rows(), member.tensor.columns());
         let dense = |values: Vec<f32>| {
             DenseMatrix::new(rows, columns, values).ok_or_else(|| self.missing(number)).map(Arc::new)
@@ -308,14 +352,19 @@ impl DriftCorrection<'_> {
     /// The weights of a part, as decoders reconstruct them.
     fn decode(&self, part: &Part) -> Result<Vec<f32>, ConvertError> {
         let bytes = self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
-        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| self.missing(part.number))?;
+        self.values(&bytes, part.number)
+    }
+
+    /// The weights of a payload of tensor `number`, as decoders reconstruct them.
+    fn values(&self, bytes: &[u8], number: usize) -> Result<Vec<f32>, ConvertError> {
+        let payload = Payload::open(bytes, &Limits::default()).map_err(|_| self.missing(number))?;
         let mut values = vec![0.0; payload.rows() * payload.columns() * payload.matrices().len()];
         for (matrix, values) in
             payload.matrices().iter().zip(values.chunks_exact_mut(payload.rows() * payload.columns()))
         {
             let height = matrix.geometry().rows_per_tile() * payload.columns();
             values.par_chunks_mut(height).enumerate().try_for_each(|(tile, values)| {
-                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(part.number))
+                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(number))
             })?;
         }
         Ok(values)
@@ -326,10 +375,14 @@ impl DriftCorrection<'_> {
     }
 }
 
-fn dense(moments: &DriftMoments) -> DriftedMoments {
+fn dense(moments: DriftMoments) -> DriftedMoments {
     DriftedMoments {
         drifted: moments.drifted.to_dense_f32(),
         cross: moments.cross.to_dense_f32(),
         residual: moments.residual.as_ref().map(|residual| residual.to_dense_f32()),
+        attended: moments
+            .attended
+            .as_ref()
+            .map(|(drifted, cross)| (drifted.to_dense_f32(), cross.to_dense_f32())),
     }
 }
