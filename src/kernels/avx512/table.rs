@@ -145,3 +145,59 @@ pub(super) static HIGH_OF_BOTH: Bytes64 = {
     }
     indices
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::table::Run;
+
+    /// Runs of the given lengths in turn, each a symbol of its own.
+    fn runs(lengths: &[u8]) -> Vec<Run> {
+        lengths.iter().enumerate().map(|(symbol, &length)| Run { symbol: symbol as u8, length }).collect()
+    }
+
+    /// Place of a slot's attributes, as the kernel computes it.
+    fn place(table: &Avx512Table, q: usize, slot: u8) -> usize {
+        let group = usize::from(slot) / GROUP;
+        let first = table.runs[q].0[group];
+        let sum = first.wrapping_add(slot);
+        match table.lookup {
+            Lookup::Few => usize::from(sum),
+            Lookup::Simple => usize::from(sum >> 2),
+            Lookup::Any => {
+                let up_to_slot = 0x0F07_0301u32.to_le_bytes()[usize::from(slot) % GROUP];
+                usize::from(first) + (table.starts[q].0[group] & up_to_slot).count_ones() as usize
+            }
+        }
+    }
+
+    #[test]
+    fn every_lookup_finds_every_slot() {
+        let cases: [(Lookup, &[u8]); 3] = [
+            (Lookup::Few, &[3, 61, 1, 127, 64]),
+            (
+                Lookup::Simple,
+                &[13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 15, 16],
+            ),
+            (Lookup::Any, &[1, 1, 100, 2, 1, 1, 150]),
+        ];
+        for (lookup, lengths) in cases {
+            let class = ClassTable::new(0, [-3, -2], [runs(lengths), runs(lengths)]).unwrap();
+            let table = Avx512Table::new(&class, Trellis::EightState);
+            assert_eq!(table.lookup, lookup);
+            for q in 0..2 {
+                for slot in 0..=255u8 {
+                    let place = place(&table, q, slot);
+                    let found = [&table.frequency, &table.rank_base, &table.value]
+                        .map(|attribute| attribute[place / 64].0[place % 64]);
+                    let entry = class.entries()[usize::from(class.run_of_slot(q)[usize::from(slot)])];
+                    assert_eq!(
+                        found,
+                        [entry.frequency, entry.rank_base, entry.value],
+                        "{lookup:?} {q} {slot}"
+                    );
+                }
+            }
+        }
+    }
+}
