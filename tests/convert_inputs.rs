@@ -334,6 +334,6 @@ fn a_tensor_may_have_a_rate_and_a_method_of_its_own() {
         all.iter().find(|tensor| tensor["name"] == name).unwrap()["payload"]["trellis"].clone()
     };
     assert_ne!(trellis("blk.1.ffn_down.weight"), trellis("blk.1.attn_v.weight"));
-    let bad = [&common[..], &["1024", "--tensor", "ffn_down=rtn"]].concat();
+    let bad = [&common[..], &["--tensor", "ffn_down=rtn"]].concat();
     bench.wsic(&bad).failure().stderr(predicates::str::contains("needs a rate"));
 }
