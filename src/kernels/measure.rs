@@ -134,7 +134,7 @@ impl Noise {
 
 /// The geometry that the converter chooses for a linear layer of this shape: tiles of equal height.
 pub fn usual_geometry(rows: usize, columns: usize) -> Geometry {
-    let (width, most) = if columns >= 2048 { (64, 128) } else { (16, 96) };
+    let (width, most) = if columns >= 2048 { (64, 128) } else { (16, 192) };
     let all = rows.div_ceil(64 / width).max(1);
     let steps = all.div_ceil(all.div_ceil(most));
     Geometry::new(width, steps).unwrap_or_else(|| unreachable!("legal constants"))
