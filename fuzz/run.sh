@@ -39,8 +39,8 @@ for target in $targets; do
     kernels | c_abi) seed_payloads "$target" 32 ;;
     container) cp -n ../spec/vectors/valid/*.gguf ../spec/vectors/invalid/*.gguf "corpus/$target/" 2>/dev/null || true ;;
     esac
-    # -timeout and -rss_limit_mb end a case that takes more than 20 seconds or 1 GiB; the targets have tighter caps of
+    # -timeout and -rss_limit_mb end a case that takes more than two minutes or 1 GiB; the targets have tighter caps of
     # their own on memory and on processor time.
     cargo fuzz run --sanitizer "$sanitizer" $features "$target" "corpus/$target" -- $jobs \
-        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=1024 -max_len=16384 -len_control=0 -print_final_stats=1
+        -max_total_time="$seconds" -timeout=120 -rss_limit_mb=1024 -max_len=16384 -len_control=0 -print_final_stats=1
 done
