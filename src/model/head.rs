@@ -1,5 +1,6 @@
 //! Embedding and output head: tables of one row per token, read a block of rows at a time.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -56,6 +57,46 @@ impl TokenTable for TensorTable {
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
         self.source.read_rows(self.tensor, rows, out)
+    }
+}
+
+/// Some rows of a table, in memory as floats: those of the tokens that will be looked up.
+#[derive(Clone, Debug)]
+pub struct RowTable {
+    tokens: usize,
+    width: usize,
+    rows: HashMap<usize, Vec<f32>>,
+}
+
+impl RowTable {
+    /// A table of `tokens` rows of `width` values that holds none of them yet.
+    pub fn new(tokens: usize, width: usize) -> Self {
+        Self { tokens, width, rows: HashMap::new() }
+    }
+
+    /// Adds a row.
+    pub fn insert(&mut self, token: usize, row: Vec<f32>) {
+        self.rows.insert(token, row);
+    }
+}
+
+impl TokenTable for RowTable {
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        for (token, out) in rows.zip(out.chunks_exact_mut(self.width.max(1))) {
+            match self.rows.get(&token).filter(|row| row.len() == out.len()) {
+                Some(row) => out.copy_from_slice(row),
+                None => return Err(ModelError::request("embedding", "a row that was kept", token)),
+            }
+        }
+        Ok(())
     }
 }
 
