@@ -303,3 +303,34 @@ fn a_dry_run_predicts_and_writes_nothing() {
     }
     assert_eq!(log["bytes"].as_f64().unwrap(), true_size);
 }
+
+#[test]
+fn a_tensor_may_have_a_rate_and_a_method_of_its_own() {
+    let bench = Bench::new("F32");
+    let common =
+        ["convert", "hf", "-o", "a.gguf", "--bpw", "4", "--calibration", "text.txt", "--calibration-tokens"];
+    let own = ["1024", "--tensor", "ffn_down=rtn:7.5", "--tensor", "attn_v=8", "--tensor", "attn_k=f16"];
+    bench.wsic(&[&common[..], &own, &["--log", "log.json"]].concat()).success();
+    let log: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(bench.path("log.json")).unwrap()).unwrap();
+    let tensor = |name: &str| {
+        let all = log["tensors"].as_array().unwrap();
+        all.iter().find(|tensor| tensor["name"] == name).unwrap().clone()
+    };
+    let down = tensor("blk.1.ffn_down.weight");
+    assert_eq!((down["method"].as_str(), down["rate"].as_f64()), (Some("rtn"), Some(7.5)));
+    assert!((down["bits_per_weight"].as_f64().unwrap() - 7.5).abs() < 0.2, "{down}");
+    let value = tensor("blk.0.attn_v.weight");
+    assert!(value["method"].is_null() && value["rate"].as_f64() == Some(8.0), "{value}");
+    assert_eq!(tensor("blk.0.attn_k.weight")["action"], "stored");
+    // The methods differ in the trellis of the payload.
+    let report = bench.wsic(&["inspect", "a.gguf", "--json"]).success();
+    let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    let trellis = |name: &str| {
+        let all = report["tensors"].as_array().unwrap();
+        all.iter().find(|tensor| tensor["name"] == name).unwrap()["payload"]["trellis"].clone()
+    };
+    assert_ne!(trellis("blk.1.ffn_down.weight"), trellis("blk.1.attn_v.weight"));
+    let bad = [&common[..], &["1024", "--tensor", "ffn_down=rtn"]].concat();
+    bench.wsic(&bad).failure().stderr(predicates::str::contains("needs a rate"));
+}

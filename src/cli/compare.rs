@@ -2,11 +2,12 @@
 
 use super::plot::{Plot, Point, Series};
 use super::progress::Bars;
-use super::settings::{bits, method, CalibrationArguments};
+use super::settings::{bits, CalibrationArguments};
 use super::{eval, units, Context};
 use crate::convert::options::{Calibration, Options, Target, TensorOverride};
 use crate::convert::{calibrate, convert};
 use crate::model::eval::{Divergence, Reference, Windows};
+use crate::quantize::Method;
 use anyhow::{ensure, Context as _, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -169,7 +170,7 @@ fn converted(
     options.calibration = Calibration::Statistics(statistics);
     options.overrides.clone_from(&arguments.tensors);
     for name in &arguments.methods {
-        options.method = method(name);
+        options.method = Method::from_name(name).unwrap_or_default();
         for &rate in &arguments.rates {
             options.target = Target::LinearBits(rate);
             options.output = folder.path.join(format!("{name}-{rate}.gguf"));

@@ -37,8 +37,8 @@ pub(super) struct Settings {
     /// Stored bits per weight of token embedding and output head [default: what the loss asks for].
     #[arg(long, value_name = "BITS")]
     pub(super) embedding_bpw: Option<f64>,
-    /// What to do with tensors whose name matches: bits per weight, keep, f32, f16, bf16 or q8_0. Repeatable; the last
-    /// match wins.
+    /// What to do with tensors whose name matches: bits per weight, METHOD:BITS, keep, f32, f16, bf16 or q8_0.
+    /// Repeatable; the last match wins.
     #[arg(long = "tensor", value_name = "REGEX=SPEC")]
     pub(super) tensors: Vec<TensorOverride>,
     #[command(flatten)]
@@ -116,17 +116,7 @@ impl Settings {
         if self.method == "none" {
             super::usage_error("--method none is for `wsic convert`");
         }
-        options.method = method(&self.method);
+        options.method = Method::from_name(&self.method).unwrap_or_default();
         Ok(options)
-    }
-}
-
-/// The method of this name, one that the parser lets through.
-pub(super) fn method(name: &str) -> Method {
-    match name {
-        "watersic" => Method::WaterSic { rescale: true },
-        "gptq" => Method::Gptq,
-        "rtn" => Method::RoundToNearest,
-        _ => Method::Trellis,
     }
 }

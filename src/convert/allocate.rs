@@ -69,7 +69,7 @@ impl<'p> Allocation<'p> {
         let mut fixed = Vec::new();
         let mut free = Vec::new();
         for (number, tensor) in self.plan.iter().enumerate() {
-            if let Action::Quantize { role, bits } = tensor.action {
+            if let Action::Quantize { role, bits, .. } = tensor.action {
                 let by_rule = !self.loss_weights && !role.is_linear() && bits.is_none();
                 match bits.or(by_rule.then_some(start_bits + EMBEDDING_EXTRA_BITS)) {
                     Some(bits) => fixed.push((number, tensor, role, bits)),

@@ -14,6 +14,9 @@ pub(super) const MOST_BYTES_AT_ONCE: u64 = 3 << 30;
 pub enum TensorChoice {
     /// Quantize to this many stored bits per weight.
     Bits(f64),
+    /// Quantize with this method, to this many stored bits per weight: steps of different methods do not compare, so
+    /// such a tensor has a rate of its own.
+    Method(Method, f64),
     /// Leave as it is.
     Keep,
     /// Store as this ordinary type.
@@ -27,18 +30,27 @@ impl std::str::FromStr for TensorChoice {
         if text.eq_ignore_ascii_case("keep") {
             return Ok(Self::Keep);
         }
+        let rate = |bits: f64| match bits {
+            _ if (0.1..=12.0).contains(&bits) => Ok(bits),
+            _ => Err(format!("{bits} bits per weight: expected 0.1 to 12")),
+        };
         if let Ok(bits) = text.parse::<f64>() {
-            return if (0.1..=12.0).contains(&bits) {
-                Ok(Self::Bits(bits))
-            } else {
-                Err(format!("{bits} bits per weight: expected 0.1 to 12"))
-            };
+            return rate(bits).map(Self::Bits);
+        }
+        let (name, bits) = text.split_once(':').unwrap_or((text, ""));
+        if let Some(method) = Method::from_name(name) {
+            let bits = bits.parse::<f64>().map_err(|_| {
+                format!("'{text}': a method for one tensor needs a rate, for example '{name}:3'")
+            })?;
+            return rate(bits).map(|bits| Self::Method(method, bits));
         }
         match GgmlType::from_name(text) {
             Some(ty @ (GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0)) => {
                 Ok(Self::Type(ty))
             }
-            _ => Err(format!("'{text}': expected a number of bits per weight, keep, f32, f16, bf16 or q8_0")),
+            _ => Err(format!(
+                "'{text}': expected a number of bits per weight, METHOD:BITS, keep, f32, f16, bf16 or q8_0"
+            )),
         }
     }
 }
@@ -171,7 +183,9 @@ mod tests {
         assert!(down.pattern.is_match("blk.11.ffn_down.weight"));
         assert_eq!("blk.*down=3.5".parse::<TensorOverride>().unwrap().choice, TensorChoice::Bits(3.5));
         assert_eq!("a=b=q8_0".parse::<TensorOverride>().unwrap().choice, TensorChoice::Type(GgmlType::Q8_0));
-        for bad in ["token_embd", "x=q4_k", "(=keep", "x=99", "x=-1", "x=nan"] {
+        let gptq = TensorChoice::Method(Method::Gptq, 3.5);
+        assert_eq!("down=gptq:3.5".parse::<TensorOverride>().unwrap().choice, gptq);
+        for bad in ["token_embd", "x=q4_k", "(=keep", "x=99", "x=-1", "x=nan", "x=gptq", "x=rtn:0", "x=q:3"] {
             assert!(bad.parse::<TensorOverride>().is_err(), "{bad}");
         }
     }

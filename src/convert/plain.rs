@@ -40,7 +40,11 @@ fn is_half(ty: GgmlType) -> bool {
 /// # Errors
 /// [`ConvertError`]; the output then does not exist (or is unchanged).
 pub fn convert_plain(options: &PlainOptions, progress: &dyn Progress) -> Result<Outcome, ConvertError> {
-    if let Some(rule) = options.overrides.iter().find(|rule| matches!(rule.choice, TensorChoice::Bits(_))) {
+    if let Some(rule) = options
+        .overrides
+        .iter()
+        .find(|rule| matches!(rule.choice, TensorChoice::Bits(_) | TensorChoice::Method(..)))
+    {
         return Err(ConvertError::Override {
             tensor: rule.pattern.to_string(),
             problem: "bits per weight need a quantization method; with none give keep or a type".into(),

@@ -5,6 +5,7 @@ use super::options::{Options, TensorChoice, TensorOverride};
 use crate::gguf::{GgmlType, TensorSpec};
 use crate::import::Input;
 use crate::model::{InputKind, Model, EMBEDDING, OUTPUT};
+use crate::quantize::Method;
 use std::collections::HashMap;
 
 /// Part that a quantized tensor plays.
@@ -48,6 +49,8 @@ pub enum Action {
         role: Role,
         /// Stored bits per weight; `None` where the target decides.
         bits: Option<f64>,
+        /// Method; `None` for that of the conversion.
+        method: Option<Method>,
     },
 }
 
@@ -140,12 +143,17 @@ pub fn plan(
         None => roles_by_name(input),
     };
     let quantize = |info: &TensorSpec, choice| match (choice, roles.get(&info.name).copied()) {
-        (Some(TensorChoice::Bits(bits)), Some(role)) => Action::Quantize { role, bits: Some(bits) },
+        (Some(TensorChoice::Bits(bits)), Some(role)) => {
+            Action::Quantize { role, bits: Some(bits), method: None }
+        }
+        (Some(TensorChoice::Method(method, bits)), Some(role)) => {
+            Action::Quantize { role, bits: Some(bits), method: Some(method) }
+        }
         // Only tensors that the forward pass multiplies with have statistics; norms stay as they are.
         (_, None) => Action::Copy,
         (_, Some(role)) => {
             let bits = if role.is_linear() { None } else { options.embedding_bits };
-            Action::Quantize { role, bits }
+            Action::Quantize { role, bits, method: None }
         }
     };
     apply_overrides(input, &options.overrides, quantize)

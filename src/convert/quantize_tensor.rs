@@ -2,7 +2,7 @@
 
 use super::error::ConvertError;
 use super::geometry::geometry;
-use super::plan::{PlannedTensor, Role};
+use super::plan::{Action, PlannedTensor, Role};
 use super::statistics::{Moment, StatisticsFile, TensorStatistics};
 use crate::model::TensorSource;
 use crate::payload::encode::{encode, EncodeOptions};
@@ -26,7 +26,11 @@ pub(super) struct Quantizer<'a> {
 impl Quantizer<'_> {
     fn settings(&self, tensor: &PlannedTensor, role: Role) -> Settings {
         let by_row = matches!(role, Role::Embedding { .. });
-        Settings::new(self.method, geometry(tensor.rows(), tensor.columns(), by_row))
+        let method = match tensor.action {
+            Action::Quantize { method, .. } => method.unwrap_or(self.method),
+            _ => self.method,
+        };
+        Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
     }
 
     fn weights(&self, tensor: &PlannedTensor, matrix: usize) -> Result<Vec<f32>, ConvertError> {

@@ -17,6 +17,7 @@ use super::steps::Steps;
 use super::waves::in_waves;
 use crate::gguf::{Array, GgmlType, Metadata, Value};
 use crate::import::Input;
+use crate::quantize::Method;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -65,6 +66,9 @@ pub struct TensorRecord {
     /// Bits per weight asked for, where the tensor has a rate of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// Quantization method, where the tensor has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
 }
 
 impl TensorRecord {
@@ -87,6 +91,10 @@ impl TensorRecord {
             bits_per_weight: bytes as f64 * 8.0 / tensor.weights().max(1) as f64,
             step: part.map(|part| part.key).filter(|key| *key > 0.0),
             rate: part.map(|part| -part.key).filter(|rate| *rate > 0.0),
+            method: match tensor.action {
+                Action::Quantize { method, .. } => method.map(Method::name),
+                _ => None,
+            },
         }
     }
 }

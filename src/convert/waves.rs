@@ -52,7 +52,7 @@ mod tests {
         let tensor = |columns: u64| PlannedTensor {
             info: TensorSpec { name: "t".into(), dims: vec![columns, 64], ty: GgmlType::F16 },
             stored_bytes: 0,
-            action: Action::Quantize { role: Role::Matrix, bits: None },
+            action: Action::Quantize { role: Role::Matrix, bits: None, method: None },
         };
         let tensors: Vec<PlannedTensor> =
             [4096, 8192, 16384, 8192, 8192, 2048, 2048].into_iter().map(tensor).collect();

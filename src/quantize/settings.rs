@@ -22,6 +22,27 @@ pub enum Method {
 }
 
 impl Method {
+    /// The method of this name: "trellis", "watersic" (with rescalers), "gptq" or "rtn".
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "trellis" => Some(Method::Trellis),
+            "watersic" => Some(Method::WaterSic { rescale: true }),
+            "gptq" => Some(Method::Gptq),
+            "rtn" => Some(Method::RoundToNearest),
+            _ => None,
+        }
+    }
+
+    /// Its name, as [`from_name`](Self::from_name) knows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Trellis => "trellis",
+            Method::WaterSic { .. } => "watersic",
+            Method::Gptq => "gptq",
+            Method::RoundToNearest => "rtn",
+        }
+    }
+
     /// The trellis that the method's integers obey.
     pub const fn trellis(self) -> Trellis {
         match self {
