@@ -1,5 +1,6 @@
 //! The command line is the same everywhere: help with examples, global options, JSON, exit codes, colours; and what is
 //! made from it: completions, manual pages, `docs/COMMANDS.md`.
+#![cfg(feature = "cli")]
 
 use assert_cmd::Command;
 use predicates::prelude::*;
