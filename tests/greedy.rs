@@ -38,29 +38,31 @@ fn gap(model: &TextModel, text: &[u32]) -> f64 {
 }
 
 /// Compares the texts after all prompts; the number of prompts whose texts are equal.
-fn compare(coded: &Path, plain: &Path, prompts: &[&str]) -> usize {
-    let integer = TextModel::open(coded, &RunOptions::default()).unwrap();
-    let exact = RunOptions { arithmetic: Arithmetic::Float, ..RunOptions::default() };
-    let exact = TextModel::open(coded, &exact).unwrap();
+fn compare(coded: &Path, plain: &Path, prompts: &[&str], arithmetics: &[Arithmetic]) -> usize {
+    let open = |&arithmetic| {
+        let options = RunOptions { arithmetic, ..RunOptions::default() };
+        (arithmetic, TextModel::open(coded, &options).unwrap())
+    };
+    let models: Vec<_> = arithmetics.iter().map(open).collect();
     let plain = TextModel::open(plain, &RunOptions::default()).unwrap();
     let mut equal = 0;
     for prompt in prompts {
         let tokens = plain.prompt(prompt).unwrap();
         let expected = greedy(&plain, &tokens);
-        for (name, model) in [("integers", &integer), ("floats", &exact)] {
+        for (arithmetic, model) in &models {
             assert_eq!(model.prompt(prompt).unwrap(), tokens, "the same tokenizer");
             let found = greedy(model, &tokens);
             let at = found.iter().zip(&expected).position(|(a, b)| a != b);
             match at {
                 None => {
                     assert_eq!(found.len(), expected.len(), "{prompt:?}");
-                    equal += usize::from(name == "integers");
+                    equal += usize::from(*arithmetic == Arithmetic::Integer);
                 }
                 Some(at) => {
                     let before = [&tokens[..], &expected[..at]].concat();
                     let gap = gap(&plain, &before);
-                    println!("{prompt:?}, {name}: another token after {at}, {gap:.5} deviations between the first two");
-                    assert!(gap < TIE, "{prompt:?}, {name}: token {at} differs and is no tie: {gap}");
+                    println!("{prompt:?}, {arithmetic:?}: another token after {at}, {gap:.5} deviations between the first two");
+                    assert!(gap < TIE, "{prompt:?}, {arithmetic:?}: token {at} differs and is no tie: {gap}");
                 }
             }
         }
@@ -103,7 +105,10 @@ fn a_small_model_says_the_same_unpacked() {
     wsic(&["unpack".as_ref(), output, "--type".as_ref(), "f32".as_ref(), "-o".as_ref(), plain.as_os_str()]);
     let prompts =
         ["a", "The quick", "zebra 123", "Hello, world!", "~~~~", "once upon a time there was", "q", "0"];
-    let equal = compare(&small, &plain, &prompts);
+    // Products this small are not worth a second thread.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let both = [Arithmetic::Integer, Arithmetic::Float];
+    let equal = pool.install(|| compare(&small, &plain, &prompts, &both));
     assert!(equal + 1 >= prompts.len(), "{equal} of {}: ties are rare", prompts.len());
 }
 
@@ -133,6 +138,6 @@ fn a_given_model_says_the_same_unpacked() {
         "1, 2, 3, 5, 8,",
         "In 1969, the first",
     ];
-    let equal = compare(Path::new(&model), &plain, &prompts);
+    let equal = compare(Path::new(&model), &plain, &prompts, &[Arithmetic::Integer]);
     println!("{equal} of {} texts are equal", prompts.len());
 }
