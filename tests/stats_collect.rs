@@ -114,18 +114,21 @@ fn drift_is_that_of_two_plain_passes() {
         &drifted,
         &quantized.load_layer(1).unwrap(),
         &[InputKind::Attention],
+        |_| false,
     )
     .is_err());
     drifted.advance(&quantized.load_layer(0).unwrap(), &mut ()).unwrap();
     let kinds = [InputKind::Attention, InputKind::FeedForwardDown];
     let (weights, replaced) = (original.load_layer(1).unwrap(), quantized.load_layer(1).unwrap());
-    let found = collect_drift(&runner, &weights, &drifted, &replaced, &kinds).unwrap();
+    let found = collect_drift(&runner, &weights, &drifted, &replaced, &kinds, |_| false).unwrap();
     let rows = |model: &TinyModel, input: usize| -> Vec<Vec<f64>> {
         sequences.iter().flat_map(|s| model.inputs(s).0[1][input].clone()).collect()
     };
     for (drift, (kind, input)) in found.iter().zip([(kinds[0], 0), (kinds[1], 3)]) {
         assert_eq!(drift.kind, kind);
         let (x, y) = (rows(&reference, input), rows(&changed, input));
+        assert_eq!(drift.held_out.tokens(), 0);
+        let drift = &drift.learned;
         let cross = drift.cross.to_dense();
         let width = x[0].len();
         for (i, j) in [(0, 0), (3, 7), (width - 1, 2), (5, width - 1)] {
@@ -137,7 +140,7 @@ fn drift_is_that_of_two_plain_passes() {
         assert_eq!(drift.residual.is_some(), kind == InputKind::FeedForwardDown);
     }
     // The hidden state before ffn_down is what that layer turns into the head's input, less what it adds.
-    let residual = found[1].residual.as_ref().unwrap();
+    let residual = found[1].learned.residual.as_ref().unwrap();
     assert_eq!((residual.rows(), residual.columns(), residual.tokens()), (24, 40, 55));
     let mut states = Vec::new();
     for (model, runner, weights) in [(&original, &runner, &weights), (&quantized, &drifted, &replaced)] {

@@ -43,6 +43,10 @@ pub(super) struct Settings {
     pub(super) tensors: Vec<TensorOverride>,
     #[command(flatten)]
     pub(super) calibration: CalibrationArguments,
+    /// Do not quantize a second time, for the inputs that quantized tensors give: takes less than half the time, for a
+    /// file of the same size that is a little worse.
+    #[arg(long)]
+    pub(super) no_drift: bool,
     /// Statistics of the same model, from `wsic calibrate`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "imatrix"])]
     pub(super) stats: Option<PathBuf>,
@@ -109,6 +113,7 @@ impl Settings {
         if let Some(path) = &self.stats {
             options.calibration = Calibration::Statistics(path.clone());
         }
+        options.drift = !self.no_drift;
         options.embedding_bits = self.embedding_bpw;
         options.overrides.clone_from(&self.tensors);
         if self.method == "none" {

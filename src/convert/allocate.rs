@@ -14,7 +14,7 @@ const EMBEDDING_EXTRA_BITS: f64 = 1.5;
 /// Stored bits beyond the predicted class entropy: tables, scales, lane states, escapes.
 const EXPECTED_OVERHEAD: f64 = 0.03;
 /// Stored bits lost per octave of the step.
-const SLOPE: f64 = 0.93;
+pub(super) const SLOPE: f64 = 0.93;
 /// Relative deviation from a target of bits per weight that ends the search.
 const TOLERANCE: f64 = 0.001;
 /// A target of bytes is aimed at this far below, and met from below.
@@ -27,6 +27,8 @@ const MOST_PASSES: usize = 5;
 pub(super) struct Part {
     /// Position in the plan.
     pub(super) number: usize,
+    /// Number in the spool: the position, or beyond the plan for tensors that were quantized a second time.
+    pub(super) spooled: usize,
     /// Key in the spool: the step, or minus the rate for tensors with a rate of their own.
     pub(super) key: f64,
     /// Bytes.
@@ -119,7 +121,7 @@ impl<'p> Allocation<'p> {
             }
         };
         self.progress.advance(tensor.weights(), &tensor.info.name);
-        Ok(Part { number, key, bytes: bytes as u64 })
+        Ok(Part { number, spooled: number, key, bytes: bytes as u64 })
     }
 
     /// Quantizes all free tensors at the given level; returns all parts.
@@ -128,7 +130,9 @@ impl<'p> Allocation<'p> {
             let keys = free.iter().map(|item| (item.number, level * item.scale));
             let known: Option<Vec<Part>> = keys
                 .clone()
-                .map(|(number, key)| Some(Part { number, key, bytes: measured(number, key)? }))
+                .map(|(number, key)| {
+                    Some(Part { number, spooled: number, key, bytes: measured(number, key)? })
+                })
                 .collect();
             let missing = || ConvertError::Unmeasured {
                 keys: fixed.iter().map(|part| (part.number, part.key)).chain(keys).collect(),
@@ -229,7 +233,7 @@ impl<'p> Allocation<'p> {
             let made = free.iter().map(|item| {
                 let bits = item.model.bits(level * item.scale) + EXPECTED_OVERHEAD;
                 let bytes = (bits * item.tensor.weights() as f64 / 8.0) as u64;
-                Part { number: item.number, key: 0.0, bytes }
+                Part { number: item.number, spooled: item.number, key: 0.0, bytes }
             });
             fixed.iter().copied().chain(made).collect()
         };

@@ -103,6 +103,7 @@ fn write_statistics(
             tokens.fingerprint()
         ),
         settings: format!("{sensitivity:?}"),
+        sequences: tokens.sequences.clone(),
         ..Contents::default()
     };
     for layer in 0..h.layers {

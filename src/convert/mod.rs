@@ -6,6 +6,7 @@
 
 mod allocate;
 mod collect;
+mod drift;
 mod error;
 mod geometry;
 mod identity;

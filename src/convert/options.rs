@@ -133,6 +133,9 @@ pub struct Options {
     pub seed: u64,
     /// Weight rows and tensors by their influence on the loss.
     pub loss_weights: bool,
+    /// Quantize a second time, for the inputs that quantized tensors give ([`Method::Trellis`] and
+    /// [`Method::WaterSic`]; not with [`steps`](Self::steps) or [`only`](Self::only)).
+    pub drift: bool,
     /// Go on with an interrupted conversion of the same settings.
     pub resume: bool,
     /// Quantize at these steps, read from the file named, rather than search for them.
@@ -146,6 +149,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether there is a second pass, if the model can be run and its statistics have the tokens.
+    pub(super) fn corrects_drift(&self) -> bool {
+        let method = matches!(self.method, Method::Trellis | Method::WaterSic { .. });
+        self.drift && method && self.steps.is_none() && self.only.is_none()
+    }
+
     /// A conversion with the defaults: trellis, 32768 tokens of the model's own text, weights from the loss.
     pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>, target: Target) -> Self {
         Self {
@@ -159,6 +168,7 @@ impl Options {
             calibration_tokens: 1 << 15,
             seed: 0,
             loss_weights: true,
+            drift: true,
             resume: false,
             steps: None,
             only: None,

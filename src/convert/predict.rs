@@ -4,6 +4,7 @@
 //! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
 //! is what the phases hold at the same time, an upper bound.
 
+use super::drift::DRIFT_TOKENS;
 use super::error::ConvertError;
 use super::geometry::geometry;
 use super::options::{Calibration, Options, Target, MOST_BYTES_AT_ONCE};
@@ -172,7 +173,12 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
         if let Some(network) = running {
             phases.extend(model_phases(network, options, &plan, speed));
         }
-        phases.extend(tensor_phases(&plan, full, speed, payloads + others));
+        let quantizing = tensor_phases(&plan, full, speed, payloads + others);
+        let drift = prepared.network.as_deref().filter(|_| full && options.corrects_drift());
+        let drift = drift.map(|network| drift_phase(network, options, &plan, &quantizing, speed));
+        phases.extend(quantizing);
+        let before_writing = phases.len().saturating_sub(1);
+        phases.splice(before_writing..before_writing, drift);
     }
     Prediction {
         output_bytes: match options.target {
@@ -235,11 +241,7 @@ fn model_phases(
 ) -> Vec<PhasePrediction> {
     let h = network.hyperparameters();
     let tokens = options.calibration_tokens as f64;
-    let linear: f64 = plan
-        .iter()
-        .filter(|tensor| matches!(tensor.action, Action::Quantize { role, .. } if role.is_linear()))
-        .map(|tensor| tensor.weights() as f64)
-        .sum();
+    let linear = linear_weights(plan);
     let table = (h.vocabulary * h.width) as f64;
     let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
     let widest = input_widths(network).into_iter().max().unwrap_or(0) as u64;
@@ -277,6 +279,48 @@ fn model_phases(
         });
     }
     phases
+}
+
+/// The second pass: two models run, moments are taken, and every tensor of the blocks is quantized once more.
+fn drift_phase(
+    network: &Model,
+    options: &Options,
+    plan: &[&PlannedTensor],
+    quantizing: &[PhasePrediction],
+    speed: Speed,
+) -> PhasePrediction {
+    let h = network.hyperparameters();
+    let tokens = options.calibration_tokens.min(DRIFT_TOKENS);
+    let linear = linear_weights(plan);
+    let widths = input_widths(network);
+    let moments: f64 = widths.iter().map(|&width| (3 * width * width + h.width * width) as f64).sum();
+    let widest = widths.into_iter().max().unwrap_or(0) as u64;
+    let again = quantizing.iter().find(|phase| phase.name == "quantizing");
+    let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
+    let hidden = (2 * tokens * h.width * size_of::<f32>()) as u64;
+    let table = (h.vocabulary * h.width * size_of::<f32>()) as u64;
+    // In double precision the moments learned from and held out, in single precision their joint and their blend.
+    let moments_bytes = widest * (widest * 48 + h.width as u64 * 24);
+    PhasePrediction {
+        name: "drift",
+        // Each model passes a layer once to go on, and most of it again to show the inputs.
+        seconds: 1.5 * (2.0 * 1.7 * 2.0 * linear + moments) * tokens as f64 / speed.flops
+            + again.map_or(0.0, |phase| phase.seconds / PASSES),
+        memory: BASE_MEMORY
+            + ROUND_MEMORY
+            + hidden
+            + table
+            + 2 * layer_bytes
+            + moments_bytes.max(again.map_or(0, |phase| phase.memory - BASE_MEMORY)),
+    }
+}
+
+/// Weights of the blocks' linear layers that are quantized.
+fn linear_weights(plan: &[&PlannedTensor]) -> f64 {
+    plan.iter()
+        .filter(|tensor| matches!(tensor.action, Action::Quantize { role, .. } if role.is_linear()))
+        .map(|tensor| tensor.weights() as f64)
+        .sum()
 }
 
 /// Phases in which tensors are quantized and written.

@@ -6,7 +6,10 @@ use super::plan::{Action, PlannedTensor, Role};
 use super::statistics::{Moment, StatisticsFile, TensorStatistics};
 use crate::model::TensorSource;
 use crate::payload::encode::{encode, EncodeOptions};
-use crate::quantize::{search, Covariance, Layer, Method, Prepared, RateModel, RateTarget, Settings};
+use crate::payload::QuantizedMatrix;
+use crate::quantize::{
+    search, Covariance, Drift, DriftedMoments, Layer, Method, Prepared, RateModel, RateTarget, Settings,
+};
 
 /// A quantized tensor.
 #[derive(Clone, Debug)]
@@ -33,7 +36,7 @@ impl Quantizer<'_> {
         Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
     }
 
-    fn weights(&self, tensor: &PlannedTensor, matrix: usize) -> Result<Vec<f32>, ConvertError> {
+    pub(super) fn weights(&self, tensor: &PlannedTensor, matrix: usize) -> Result<Vec<f32>, ConvertError> {
         let rows = tensor.rows();
         let mut weights = vec![0.0; rows * tensor.columns()];
         self.source.read_rows(&tensor.info.name, matrix * rows..(matrix + 1) * rows, &mut weights)?;
@@ -71,7 +74,12 @@ impl Quantizer<'_> {
         Ok((model, step_factor(&statistics)))
     }
 
-    fn statistics(&self, tensor: &PlannedTensor, matrix: usize) -> Result<TensorStatistics, ConvertError> {
+    /// Statistics of one matrix of a tensor.
+    pub(super) fn statistics(
+        &self,
+        tensor: &PlannedTensor,
+        matrix: usize,
+    ) -> Result<TensorStatistics, ConvertError> {
         let mut statistics =
             self.statistics.of(&tensor.info.name, matrix, tensor.rows(), tensor.columns())?;
         if !self.loss_weights {
@@ -80,10 +88,7 @@ impl Quantizer<'_> {
         Ok(statistics)
     }
 
-    fn encode_all(
-        tensor: &PlannedTensor,
-        matrices: &[crate::payload::QuantizedMatrix],
-    ) -> Result<Vec<u8>, ConvertError> {
+    fn encode_all(tensor: &PlannedTensor, matrices: &[QuantizedMatrix]) -> Result<Vec<u8>, ConvertError> {
         encode(matrices, &EncodeOptions { threads: 1 })
             .map_err(|source| ConvertError::Encode { tensor: tensor.info.name.clone(), source })
     }
@@ -110,6 +115,45 @@ impl Quantizer<'_> {
         Ok(QuantizedTensor { payload: Self::encode_all(tensor, &matrices)? })
     }
 
+    /// Quantizes a tensor of one matrix for a drifted input, at the step `key` or at the rate of minus `key`.
+    pub(super) fn corrected(
+        &self,
+        tensor: &PlannedTensor,
+        role: Role,
+        key: f64,
+        statistics: &TensorStatistics,
+        moments: &DriftedMoments,
+    ) -> Result<QuantizedTensor, ConvertError> {
+        let settings = self.settings(tensor, role);
+        let weights = self.weights(tensor, 0)?;
+        let layer = Layer {
+            covariance: Covariance::Full(&moments.drifted),
+            drift: Some(Drift { cross: &moments.cross, residual: moments.residual.as_deref() }),
+            ..Self::layer(tensor, &weights, statistics)
+        };
+        let matrix = if key > 0.0 {
+            Prepared::new(&layer, &settings, key)?.quantize(key)?
+        } else {
+            self.search_rate(tensor, &layer, &settings, -key)?
+        };
+        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &[matrix])? })
+    }
+
+    fn search_rate(
+        &self,
+        tensor: &PlannedTensor,
+        layer: &Layer<'_>,
+        settings: &Settings,
+        bits: f64,
+    ) -> Result<QuantizedMatrix, ConvertError> {
+        let per_matrix = (tensor.rows() * tensor.columns()) as f64;
+        let found = search(layer, settings, &RateTarget::new(bits), |matrix| {
+            let payload = encode(std::slice::from_ref(matrix), &EncodeOptions { threads: 1 })?;
+            Ok((payload.len() as f64 * 8.0 / per_matrix, ()))
+        })?;
+        Ok(found.matrix)
+    }
+
     /// Quantizes at a given rate.
     pub(super) fn at_rate(
         &self,
@@ -119,16 +163,11 @@ impl Quantizer<'_> {
     ) -> Result<QuantizedTensor, ConvertError> {
         let settings = self.settings(tensor, role);
         let mut parts = Vec::with_capacity(tensor.matrices());
-        let per_matrix = (tensor.rows() * tensor.columns()) as f64;
         for matrix in 0..tensor.matrices() {
             let weights = self.weights(tensor, matrix)?;
             let statistics = self.statistics(tensor, matrix)?;
             let layer = Self::layer(tensor, &weights, &statistics);
-            let found = search(&layer, &settings, &RateTarget::new(bits), |matrix| {
-                let payload = encode(std::slice::from_ref(matrix), &EncodeOptions { threads: 1 })?;
-                Ok((payload.len() as f64 * 8.0 / per_matrix, ()))
-            })?;
-            parts.push(found.matrix);
+            parts.push(self.search_rate(tensor, &layer, &settings, bits)?);
         }
         Ok(QuantizedTensor { payload: Self::encode_all(tensor, &parts)? })
     }

@@ -1,6 +1,7 @@
 //! A conversion from start to end.
 
 use super::allocate::{Allocation, Part};
+use super::drift::{chosen, DriftCorrection};
 use super::error::ConvertError;
 use super::keys::*;
 use super::merge::{mark_part, measure};
@@ -17,10 +18,12 @@ use super::steps::Steps;
 use super::waves::in_waves;
 use crate::gguf::{Array, GgmlType, Metadata, Value};
 use crate::import::Input;
+use crate::model::Model;
 use crate::quantize::Method;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What a conversion gave.
 #[derive(Clone, Debug, Default)]
@@ -115,12 +118,15 @@ pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, Co
         options.steps.as_ref().map_or(String::new(), |(_, steps)| format!("steps {}\n", steps.hash()));
     let spool = Spool::open(&options.output, &(fingerprint.clone() + &only + &steps), options.resume)?;
     let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
-    let Prepared { input, plan, .. } = prepared;
+    let Prepared { input, network, plan, .. } = prepared;
     let job = Job { options, input: &input, plan: &plan, statistics: &statistics, spool: &spool, progress };
     let outcome = match (&options.steps, &options.only) {
         (None, None) => {
             let output = job.output(&plan, job.metadata(&plan)?)?;
-            let parts = job.allocate(&output, None)?;
+            let mut parts = job.allocate(&output, None)?;
+            if let Some(network) = network.filter(|_| options.corrects_drift()) {
+                parts = job.correct_drift(&network, &output, parts)?;
+            }
             job.write(&output, &(0..plan.len()).collect::<Vec<_>>(), &parts)?
         }
         (Some((_, steps)), _) => job.part(steps)?,
@@ -157,7 +163,7 @@ pub fn plan_steps(
 /// A conversion that has everything it needs.
 struct Job<'a> {
     options: &'a Options,
-    input: &'a Input,
+    input: &'a Arc<Input>,
     plan: &'a [PlannedTensor],
     statistics: &'a StatisticsFile,
     spool: &'a Spool,
@@ -174,7 +180,7 @@ impl<'a> Job<'a> {
 
     fn quantizer(&self) -> Quantizer<'a> {
         Quantizer {
-            source: self.input,
+            source: self.input.as_ref(),
             statistics: self.statistics,
             method: self.options.method,
             loss_weights: self.loss_weights(),
@@ -205,6 +211,38 @@ impl<'a> Job<'a> {
             measured,
         };
         allocation.run()
+    }
+
+    /// Quantizes a second time, in the order of the model, for the inputs that quantized tensors give.
+    fn correct_drift(
+        &self,
+        network: &Arc<Model>,
+        output: &Output,
+        parts: Vec<Part>,
+    ) -> Result<Vec<Part>, ConvertError> {
+        let sequences = chosen(self.statistics.sequences()?.unwrap_or_default());
+        if sequences.len() < 2 {
+            // Nothing to judge the correction by.
+            return Ok(parts);
+        }
+        let correction = DriftCorrection {
+            input: self.input,
+            network,
+            plan: self.plan,
+            quantizer: &self.quantizer(),
+            spool: self.spool,
+            progress: self.progress,
+            sequences: &sequences,
+        };
+        let corrected = correction.run(&parts)?;
+        let bytes = |parts: &[Part]| output.file_bytes(parts.iter().map(|part| (part.number, part.bytes)));
+        match self.options.target {
+            Target::FileBytes(most) if bytes(&corrected) > most => {
+                self.progress.warn("with drift correction the file would be too large: it is left out");
+                Ok(parts)
+            }
+            _ => Ok(corrected),
+        }
     }
 
     /// The next steps to try, given the sizes at those tried before.
@@ -286,7 +324,7 @@ impl<'a> Job<'a> {
             }
         };
         self.progress.advance(tensor.weights(), name);
-        Ok(Some(Part { number, key, bytes: payload.len() as u64 }))
+        Ok(Some(Part { number, spooled: number, key, bytes: payload.len() as u64 }))
     }
 
     /// Writes the output, whose tensors have these numbers in the plan.
@@ -297,14 +335,8 @@ impl<'a> Job<'a> {
         let lengths = lengths.filter_map(|(at, number)| Some((at, parts.get(number)?.bytes))).collect();
         let payload = |at: usize| {
             let part = numbers.get(at).and_then(|number| parts.get(number));
-            let payload = part.and_then(|part| self.spool.find(part.number, part.key));
-            payload.ok_or_else(|| ConvertError::Resume {
-                path: self.spool.path(""),
-                problem: format!(
-                    "the part of tensor '{}' is missing or damaged; run the command again with --resume",
-                    output.plan[at].info.name
-                ),
-            })
+            let payload = part.and_then(|part| self.spool.find(part.spooled, part.key));
+            payload.ok_or_else(|| self.spool.missing(&output.plan[at].info.name))
         };
         let bytes = output.write(self.input, &lengths, payload, |name| self.progress.advance(1, name))?;
         Ok(summary(bytes, self.plan, numbers, &parts))

@@ -79,6 +79,16 @@ impl Spool {
         whole.then_some(bytes)
     }
 
+    /// The error of a part that was stored and cannot be found.
+    pub(super) fn missing(&self, tensor: &str) -> ConvertError {
+        ConvertError::Resume {
+            path: self.folder.clone(),
+            problem: format!(
+                "the part of tensor '{tensor}' is missing or damaged; run the command again with --resume"
+            ),
+        }
+    }
+
     /// Stores a payload.
     pub(super) fn store(&self, number: usize, step: f64, payload: &[u8]) -> Result<(), ConvertError> {
         self.write(&Self::part_name(number, step), payload)

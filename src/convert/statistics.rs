@@ -20,6 +20,8 @@ const SOURCE_KEY: &str = "wsic.statistics.calibration";
 const SETTINGS_KEY: &str = "wsic.statistics.settings";
 const TENSORS_KEY: &str = "wsic.statistics.tensors";
 const INPUTS_KEY: &str = "wsic.statistics.inputs";
+const TOKENS_KEY: &str = "wsic.statistics.tokens";
+const LENGTHS_KEY: &str = "wsic.statistics.sequence_lengths";
 
 /// Second moment of an input.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,8 @@ pub(super) struct Contents {
     pub(super) source: String,
     /// Everything else that decides what the numbers are.
     pub(super) settings: String,
+    /// The calibration tokens, if the model was run.
+    pub(super) sequences: Vec<Vec<u32>>,
 }
 
 fn row_weights_name(tensor: &str) -> String {
@@ -75,6 +79,11 @@ impl StatisticsWriter {
         metadata.set(MODEL_KEY, text(&contents.model));
         metadata.set(SOURCE_KEY, text(&contents.source));
         metadata.set(SETTINGS_KEY, text(&contents.settings));
+        if !contents.sequences.is_empty() {
+            let lengths: Vec<u32> = contents.sequences.iter().map(|tokens| tokens.len() as u32).collect();
+            metadata.set(TOKENS_KEY, Value::Array(Array::from_u32(&contents.sequences.concat())));
+            metadata.set(LENGTHS_KEY, Value::Array(Array::from_u32(&lengths)));
+        }
         let names = |part: fn(&(String, String, Option<usize>)) -> &String| {
             Value::Array(Array::from_strings(contents.tensors.iter().map(|entry| part(entry).as_bytes())))
         };
@@ -178,6 +187,37 @@ impl StatisticsFile {
     /// Where the tokens come from, as a sentence.
     pub fn source(&self) -> Result<&str, ConvertError> {
         Ok(self.file.metadata().str(SOURCE_KEY)?)
+    }
+
+    /// The calibration tokens; `None` if the statistics were not taken from a model that ran.
+    ///
+    /// # Errors
+    /// Tokens and lengths that do not belong together.
+    pub fn sequences(&self) -> Result<Option<Vec<Vec<u32>>>, ConvertError> {
+        let metadata = self.file.metadata();
+        let list = |key| -> Option<Vec<u32>> {
+            match metadata.get(key)? {
+                Value::Array(array) => array.to_integers(),
+                _ => None,
+            }
+        };
+        if !metadata.contains(TOKENS_KEY) {
+            return Ok(None);
+        }
+        let damaged = || ConvertError::Statistics {
+            path: self.file.path().to_owned(),
+            problem: "holds tokens and lengths of sequences that do not belong together; compute it again"
+                .into(),
+        };
+        let (tokens, lengths) = list(TOKENS_KEY).zip(list(LENGTHS_KEY)).ok_or_else(damaged)?;
+        let mut rest = tokens.as_slice();
+        let mut sequences = Vec::new();
+        for length in lengths {
+            let (sequence, after) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
+            sequences.push(sequence.to_vec());
+            rest = after;
+        }
+        rest.is_empty().then_some(Some(sequences)).ok_or_else(damaged)
     }
 
     /// Tells these statistics from others: a hash of everything that decides what the numbers are, and of both ends of
@@ -311,6 +351,7 @@ mod tests {
             ],
             model: "m".into(),
             source: "text x".into(),
+            sequences: vec![vec![3, 1], vec![4]],
             ..Contents::default()
         };
         let mut writer = StatisticsWriter::create(&path, &contents).unwrap();
@@ -338,6 +379,7 @@ mod tests {
         assert!(file.of("blk.1.attn_q.weight", 0, 2, 3).is_err());
         assert_eq!((file.model().unwrap(), file.source().unwrap()), ("m", "text x"));
         assert!(file.has_row_weights());
+        assert_eq!(file.sequences().unwrap(), Some(vec![vec![3, 1], vec![4]]));
         assert!(file.check_model("m").is_ok());
         assert!(file.check_model("n").unwrap_err().to_string().contains("another model"));
     }

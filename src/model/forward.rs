@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::architecture::{self, Architecture, LayerCall, Observer};
+use super::architecture::{self, Architecture, Half, LayerCall, Observer};
 use super::batch::Span;
 use super::config::Hyperparameters;
 use super::error::ModelError;
@@ -183,6 +183,8 @@ pub struct LayerRunner<'m> {
     spans: Vec<Span>,
     hidden: Vec<f32>,
     layer: usize,
+    /// Whether the hidden state has passed the first half of the layer.
+    middle: bool,
 }
 
 impl<'m> LayerRunner<'m> {
@@ -215,7 +217,7 @@ impl<'m> LayerRunner<'m> {
             .filter(|(_, &len)| len > 0)
             .map(|(sequence, &len)| Span { sequence, start: 0, len })
             .collect();
-        Ok(Self { model, spans, hidden, layer })
+        Ok(Self { model, spans, hidden, layer, middle: false })
     }
 
     /// The model.
@@ -287,7 +289,20 @@ impl<'m> LayerRunner<'m> {
         })?;
         let mut hidden = hidden.to_vec();
         let call = LayerCall { layer: self.layer, spans, cache: None, observer };
-        self.model.architecture.forward(weights, &mut hidden, call)
+        self.forward(weights, &mut hidden, call)
+    }
+
+    /// What is left of the layer.
+    fn forward(
+        &self,
+        weights: &LayerWeights,
+        hidden: &mut [f32],
+        call: LayerCall<'_>,
+    ) -> Result<(), ModelError> {
+        match self.middle {
+            false => self.model.architecture.forward(weights, hidden, call),
+            true => self.model.architecture.forward_half(Half::FeedForward, weights, hidden, call),
+        }
     }
 
     fn pass(
@@ -302,16 +317,30 @@ impl<'m> LayerRunner<'m> {
         }
         let mut scratch = Vec::new();
         for (spans, values) in self.rounds() {
-            let Some(hidden) = self.hidden.get_mut(values) else { continue };
+            let Some(hidden) = self.hidden.get(values.clone()) else { continue };
+            scratch.clear();
+            scratch.extend_from_slice(hidden);
             let call = LayerCall { layer: self.layer, spans: &spans, cache: None, observer };
-            if keep {
-                self.model.architecture.forward(weights, hidden, call)?;
-            } else {
-                scratch.clear();
-                scratch.extend_from_slice(hidden);
-                self.model.architecture.forward(weights, &mut scratch, call)?;
+            self.forward(weights, &mut scratch, call)?;
+            if let Some(hidden) = self.hidden.get_mut(values).filter(|_| keep) {
+                hidden.copy_from_slice(&scratch);
             }
         }
+        Ok(())
+    }
+
+    /// Passes all tokens through the first half of the layer, which reads only the weights of attention. What is shown
+    /// and passed then is the rest of the layer.
+    pub fn advance_attention(&mut self, weights: &LayerWeights) -> Result<(), ModelError> {
+        if self.middle || self.layer >= self.model.hyperparameters().layers {
+            return Err(ModelError::request("layer", "one that was not begun", self.layer));
+        }
+        for (spans, values) in self.rounds() {
+            let Some(hidden) = self.hidden.get_mut(values) else { continue };
+            let call = LayerCall { layer: self.layer, spans: &spans, cache: None, observer: &mut () };
+            self.model.architecture.forward_half(Half::Attention, weights, hidden, call)?;
+        }
+        self.middle = true;
         Ok(())
     }
 
@@ -333,6 +362,7 @@ impl<'m> LayerRunner<'m> {
             });
         }
         self.layer += 1;
+        self.middle = false;
         Ok(())
     }
 

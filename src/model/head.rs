@@ -59,6 +59,44 @@ impl TokenTable for TensorTable {
     }
 }
 
+/// A table whose rows are in memory as floats.
+#[derive(Clone, Debug)]
+pub struct DenseTable {
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl DenseTable {
+    /// A table of `tokens` rows of `width` values; `None` if there are not as many values.
+    pub fn new(tokens: usize, width: usize, values: Vec<f32>) -> Option<Self> {
+        let fits = tokens.checked_mul(width) == Some(values.len()) && width > 0;
+        fits.then_some(Self { width, values })
+    }
+}
+
+impl TokenTable for DenseTable {
+    fn tokens(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
+        let bounds = rows.start.checked_mul(self.width).zip(rows.end.checked_mul(self.width));
+        let found = bounds.and_then(|(first, last)| self.values.get(first..last));
+        match found.filter(|found| found.len() == out.len()) {
+            Some(found) => out.copy_from_slice(found),
+            None => {
+                let (expected, found) = (format!("rows of {} tokens", self.tokens()), format!("{rows:?}"));
+                return Err(ModelError::request("embedding", expected, found));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Looks tokens up in the embedding: one row of the hidden state each.
 pub(crate) fn embed(table: &dyn TokenTable, tokens: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= table.tokens()) {

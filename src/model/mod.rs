@@ -26,7 +26,7 @@ mod source;
 pub mod tokenizer;
 mod weights;
 
-pub use architecture::{supported, Architecture, GradientCall, GradientObserver, LayerCall, Observer};
+pub use architecture::{supported, Architecture, GradientCall, GradientObserver, Half, LayerCall, Observer};
 pub use backward::{layer_gradient, loss_gradient, LossGradient};
 pub use batch::Span;
 pub use cache::{CachePrecision, CacheShape, LayerCache};
@@ -34,7 +34,7 @@ pub use config::Hyperparameters;
 pub use decode::{Decoder, DecoderOptions};
 pub use error::ModelError;
 pub use forward::{LayerRunner, Model, EMBEDDING, OUTPUT};
-pub use head::TokenTable;
+pub use head::{DenseTable, TokenTable};
 pub use ops::{DenseMatrix, MatrixProduct, RopeScaling};
 pub use sampling::{Random, Sampler};
 pub use source::{TensorShape, TensorSource};

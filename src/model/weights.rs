@@ -124,13 +124,20 @@ impl LayerWeights {
             .linears
             .get_mut(role)
             .ok_or_else(|| ModelError::MissingTensor { tensor: role.to_owned() })?;
-        let shape = |m: &dyn MatrixProduct| TensorShape { columns: m.columns(), rows: m.rows() };
-        let (old, new) = (shape(linear.matrix.as_ref()), shape(matrix.as_ref()));
-        if old != new {
-            return Err(ModelError::shape(role, old, new));
-        }
-        linear.matrix = matrix;
-        Ok(())
+        set_matrix(linear, role, matrix)
+    }
+
+    /// Replaces the matrix of one expert by one of the same shape; the bias stays.
+    pub fn replace_expert(
+        &mut self,
+        role: &'static str,
+        expert: usize,
+        matrix: Arc<dyn MatrixProduct>,
+    ) -> Result<(), ModelError> {
+        let linear = self.experts.get_mut(role).and_then(|stack| stack.get_mut(expert));
+        let linear =
+            linear.ok_or_else(|| ModelError::MissingTensor { tensor: format!("{role}, expert {expert}") })?;
+        set_matrix(linear, role, matrix)
     }
 
     /// Adds or sets a linear layer.
@@ -142,6 +149,21 @@ impl LayerWeights {
     pub fn set_vector(&mut self, name: &'static str, values: Vec<f32>) {
         self.vectors.insert(name, values);
     }
+}
+
+/// Replaces a matrix by one of the same shape.
+fn set_matrix(
+    linear: &mut Linear,
+    role: &'static str,
+    matrix: Arc<dyn MatrixProduct>,
+) -> Result<(), ModelError> {
+    let shape = |m: &dyn MatrixProduct| TensorShape { columns: m.columns(), rows: m.rows() };
+    let (old, new) = (shape(linear.matrix.as_ref()), shape(matrix.as_ref()));
+    if old != new {
+        return Err(ModelError::shape(role, old, new));
+    }
+    linear.matrix = matrix;
+    Ok(())
 }
 
 /// Reads a tensor of known shape as floats, its rows in parallel.

@@ -7,6 +7,7 @@
 //! Results are bit-identical for any number of threads (rayon's current pool): work is cut by shape only.
 
 mod baseline;
+mod blend;
 mod blocks;
 mod cholesky;
 pub mod entropy;
@@ -25,6 +26,7 @@ mod settings;
 mod sic;
 pub mod viterbi;
 
+pub use blend::{choose_share, BlendRow, DriftedMoments};
 pub use error::QuantizeError;
 pub use layer::{Covariance, Drift, Layer};
 pub use limit::GaussianLimit;

@@ -4,12 +4,10 @@ use super::covariance::{Covariance, CrossMoment};
 use super::error::StatsError;
 use crate::model::{InputKind, LayerRunner, LayerWeights, ModelError, Observer};
 
-/// How an input of a layer has drifted since layers before it were quantized. x and r are the input and the hidden
-/// state of the original model, x' and r' those of the quantized one.
+/// Second moments of an input that has drifted. x and r are the input and the hidden state of the original model, x'
+/// and r' those of the quantized one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drift {
-    /// The input.
-    pub kind: InputKind,
+pub struct DriftMoments {
     /// E[x' x'ᵀ].
     pub drifted: Covariance,
     /// E[x x'ᵀ].
@@ -18,15 +16,55 @@ pub struct Drift {
     pub residual: Option<CrossMoment>,
 }
 
+impl DriftMoments {
+    fn new(width: usize, residual: Option<usize>) -> Result<Self, StatsError> {
+        Ok(Self {
+            drifted: Covariance::new(width)?,
+            cross: CrossMoment::new(width, width)?,
+            residual: residual.map(|rows| CrossMoment::new(rows, width)).transpose()?,
+        })
+    }
+
+    fn add(&mut self, x: &[f32], drifted: &[f32], residual: Option<&[f32]>) -> Result<(), StatsError> {
+        self.drifted.add(drifted)?;
+        self.cross.add(x, drifted)?;
+        match (&mut self.residual, residual) {
+            (Some(moment), Some(residual)) => moment.add(residual, drifted),
+            _ => Ok(()),
+        }
+    }
+
+    /// Vectors seen.
+    pub fn tokens(&self) -> u64 {
+        self.drifted.tokens()
+    }
+
+    fn is_finite(&self) -> bool {
+        let residual = self.residual.as_ref().is_none_or(CrossMoment::is_finite);
+        residual && self.drifted.is_finite() && self.cross.is_finite()
+    }
+}
+
+/// How an input of a layer has drifted since layers before it were quantized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    /// The input.
+    pub kind: InputKind,
+    /// Over the sequences to learn from.
+    pub learned: DriftMoments,
+    /// Over those held out, to judge by.
+    pub held_out: DriftMoments,
+}
+
 /// Keeps what passes in one round.
 #[derive(Debug, Default)]
-struct Recorder {
-    wanted: Vec<InputKind>,
+struct Recorder<'a> {
+    wanted: &'a [InputKind],
     inputs: Vec<(InputKind, usize, Vec<f32>)>,
     residuals: Vec<(InputKind, Vec<f32>)>,
 }
 
-impl Observer for Recorder {
+impl Observer for Recorder<'_> {
     fn input(&mut self, kind: InputKind, x: &[f32], width: usize) -> Result<(), ModelError> {
         if self.wanted.contains(&kind) {
             self.inputs.push((kind, width, x.to_vec()));
@@ -40,17 +78,34 @@ impl Observer for Recorder {
         }
         Ok(())
     }
+
+    fn enough(&self) -> bool {
+        self.inputs.len() == self.wanted.len()
+    }
+}
+
+/// The rows of `values` (`tokens` of them) that are chosen, and those that are not.
+fn split_rows(values: &[f32], chosen: &[bool]) -> [Vec<f32>; 2] {
+    let width = values.len() / chosen.len().max(1);
+    let mut parts = [Vec::new(), Vec::new()];
+    for (row, &chosen) in values.chunks_exact(width.max(1)).zip(chosen) {
+        let [yes, no] = &mut parts;
+        if chosen { yes } else { no }.extend_from_slice(row);
+    }
+    parts
 }
 
 /// Drift of the inputs `wanted` in the layer at which both runners stand, which hold the same sequences. `original`
 /// are the layer's weights as they were, `quantized` those that the quantized model has so far: a caller that
-/// quantizes a layer bit by bit calls this again with more of them replaced. The runners stay where they are.
+/// quantizes a layer bit by bit calls this again with more of them replaced. `held_out` says of each sequence whether it
+/// is one to judge by. The runners stay where they are.
 pub fn collect_drift(
     reference: &LayerRunner<'_>,
     original: &LayerWeights,
     drifted: &LayerRunner<'_>,
     quantized: &LayerWeights,
     wanted: &[InputKind],
+    held_out: impl Fn(usize) -> bool,
 ) -> Result<Vec<Drift>, StatsError> {
     let rounds = reference.rounds();
     if rounds != drifted.rounds() || reference.layer() != drifted.layer() {
@@ -68,11 +123,14 @@ pub fn collect_drift(
     let mut drifts: Vec<Drift> = Vec::new();
     for round in &rounds {
         let record = |runner: &LayerRunner<'_>, weights| -> Result<Recorder, StatsError> {
-            let mut recorder = Recorder { wanted: wanted.to_vec(), ..Recorder::default() };
+            let mut recorder = Recorder { wanted, ..Recorder::default() };
             runner.observe_round(round, weights, &mut recorder)?;
             Ok(recorder)
         };
         let (before, after) = (record(reference, original)?, record(drifted, quantized)?);
+        let spans = round.0.iter();
+        let judge: Vec<bool> =
+            spans.flat_map(|span| std::iter::repeat_n(held_out(span.sequence), span.len)).collect();
         for ((kind, width, x), (_, _, x_drifted)) in before.inputs.iter().zip(&after.inputs) {
             let of_kind = |recorder: &Recorder| {
                 recorder.residuals.iter().find(|(known, _)| known == kind).map(|(_, hidden)| hidden.clone())
@@ -85,28 +143,23 @@ pub fn collect_drift(
             let index = match drifts.iter().position(|drift| drift.kind == *kind) {
                 Some(index) => index,
                 None => {
-                    let tokens = x.len() / width;
-                    let moment = |r: &Vec<f32>| CrossMoment::new(r.len() / tokens.max(1), *width);
-                    drifts.push(Drift {
-                        kind: *kind,
-                        drifted: Covariance::new(*width)?,
-                        cross: CrossMoment::new(*width, *width)?,
-                        residual: residual.as_ref().map(moment).transpose()?,
-                    });
+                    let rows = residual.as_ref().map(|r| r.len() / judge.len().max(1));
+                    let moments = || DriftMoments::new(*width, rows);
+                    drifts.push(Drift { kind: *kind, learned: moments()?, held_out: moments()? });
                     drifts.len() - 1
                 }
             };
             let Some(drift) = drifts.get_mut(index) else { continue };
-            drift.drifted.add(x_drifted)?;
-            drift.cross.add(x, x_drifted)?;
-            if let (Some(moment), Some(residual)) = (&mut drift.residual, residual) {
-                moment.add(&residual, x_drifted)?;
+            let [x, x_drifted] = [x, x_drifted].map(|values| split_rows(values, &judge));
+            let residual = residual.map(|values| split_rows(&values, &judge));
+            for (part, moments) in [&mut drift.held_out, &mut drift.learned].into_iter().enumerate() {
+                let residual = residual.as_ref().map(|parts| parts[part].as_slice());
+                moments.add(&x[part], &x_drifted[part], residual)?;
             }
         }
     }
     for drift in &drifts {
-        let residual = drift.residual.as_ref().is_none_or(CrossMoment::is_finite);
-        if !drift.drifted.is_finite() || !drift.cross.is_finite() || !residual {
+        if !drift.learned.is_finite() || !drift.held_out.is_finite() {
             let what = format!("layer {}, drifted input {}", reference.layer(), drift.kind.name());
             return Err(StatsError::NotFinite { what });
         }

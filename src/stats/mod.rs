@@ -52,6 +52,6 @@ pub use collect::{
     collect, collect_and_advance, collect_head, collect_weighted, input_kinds, Collector, LayerStatistics,
 };
 pub use covariance::{Covariance, CrossMoment};
-pub use drift::{collect_drift, Drift};
+pub use drift::{collect_drift, Drift, DriftMoments};
 pub use error::StatsError;
 pub use sensitivity::{smoothed, Sensitivity, SensitivitySettings, Tape};

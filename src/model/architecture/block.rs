@@ -2,7 +2,7 @@
 //! to the hidden state. Differences are fields of [`DenseBlock`].
 
 use super::experts::Experts;
-use super::{Architecture, GradientCall, LayerCall};
+use super::{Architecture, GradientCall, Half, LayerCall, Observer};
 use crate::model::batch::positions;
 use crate::model::cache::CacheShape;
 use crate::model::config::{Hyperparameters, Keys};
@@ -286,12 +286,16 @@ impl Architecture for DenseBlock {
         }
     }
 
-    fn forward(
+    fn forward_half(
         &self,
+        half: Half,
         weights: &LayerWeights,
         hidden: &mut [f32],
         call: LayerCall<'_>,
     ) -> Result<(), ModelError> {
+        if half == Half::FeedForward {
+            return self.forward_feed_forward(weights, hidden, call.observer);
+        }
         let h = &self.hyperparameters;
         let positions = positions(call.spans);
         let tokens = positions.len();
@@ -307,6 +311,9 @@ impl Architecture for DenseBlock {
         let mut normed = vec![0.0; hidden.len()];
         rms_norm(hidden, weights.vector("attn_norm")?, h.epsilon, &mut normed);
         observer.input(InputKind::Attention, &normed, h.width)?;
+        if observer.enough() {
+            return Ok(());
+        }
         let [mut queries, mut keys, values] = self.project(weights, &normed)?;
         for (heads, norm) in [(&mut queries, "attn_q_norm"), (&mut keys, "attn_k_norm")] {
             if let Some(scale) = weights.optional_vector(norm) {
@@ -340,24 +347,11 @@ impl Architecture for DenseBlock {
         }
         observer.residual(InputKind::AttentionOutput, hidden)?;
         observer.input(InputKind::AttentionOutput, &heads, h.heads * h.value_width)?;
+        if observer.enough() {
+            return Ok(());
+        }
         let mut added = weights.linear("attn_output")?.apply(&heads)?;
         if let Some(scale) = weights.optional_vector("post_attention_norm") {
-            rms_norm_in_place(&mut added, scale, h.epsilon);
-        }
-        add_assign(hidden, &added);
-
-        rms_norm(hidden, weights.vector("ffn_norm")?, h.epsilon, &mut normed);
-        observer.input(InputKind::FeedForward, &normed, h.width)?;
-        let mut added = match self.feed_forward {
-            FeedForward::Experts(experts) => experts.forward(weights, &normed, h.width, observer)?,
-            _ => {
-                let active = self.activate(weights, &normed)?;
-                observer.residual(InputKind::FeedForwardDown, hidden)?;
-                observer.input(InputKind::FeedForwardDown, &active, h.feed_forward)?;
-                weights.linear("ffn_down")?.apply(&active)?
-            }
-        };
-        if let Some(scale) = weights.optional_vector("post_ffw_norm") {
             rms_norm_in_place(&mut added, scale, h.epsilon);
         }
         add_assign(hidden, &added);
@@ -371,5 +365,39 @@ impl Architecture for DenseBlock {
         call: GradientCall<'_>,
     ) -> Result<(), ModelError> {
         self.gradient(weights, gradient, call)
+    }
+}
+
+impl DenseBlock {
+    fn forward_feed_forward(
+        &self,
+        weights: &LayerWeights,
+        hidden: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        let h = &self.hyperparameters;
+        let mut normed = vec![0.0; hidden.len()];
+        rms_norm(hidden, weights.vector("ffn_norm")?, h.epsilon, &mut normed);
+        observer.input(InputKind::FeedForward, &normed, h.width)?;
+        if observer.enough() {
+            return Ok(());
+        }
+        let mut added = match self.feed_forward {
+            FeedForward::Experts(experts) => experts.forward(weights, &normed, h.width, observer)?,
+            _ => {
+                let active = self.activate(weights, &normed)?;
+                observer.residual(InputKind::FeedForwardDown, hidden)?;
+                observer.input(InputKind::FeedForwardDown, &active, h.feed_forward)?;
+                if observer.enough() {
+                    return Ok(());
+                }
+                weights.linear("ffn_down")?.apply(&active)?
+            }
+        };
+        if let Some(scale) = weights.optional_vector("post_ffw_norm") {
+            rms_norm_in_place(&mut added, scale, h.epsilon);
+        }
+        add_assign(hidden, &added);
+        Ok(())
     }
 }

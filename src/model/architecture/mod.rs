@@ -51,6 +51,12 @@ pub trait Observer {
         Ok(())
     }
 
+    /// Whether everything wanted was seen. The layer then need not go on, and may leave the hidden state as something in
+    /// between: only for callers that throw it away.
+    fn enough(&self) -> bool {
+        false
+    }
+
     /// Whether [`attention`](Self::attention) is to be called, which costs some time.
     fn wants_attention(&self) -> bool {
         false
@@ -134,6 +140,15 @@ pub struct LayerCall<'a> {
     pub observer: &'a mut dyn Observer,
 }
 
+/// What a layer does one after the other, each on the hidden state that the other leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// Attention, up to what it adds to the hidden state.
+    Attention,
+    /// The feed-forward network.
+    FeedForward,
+}
+
 /// How one kind of model computes. Sizes are checked when it is built.
 pub trait Architecture: Send + Sync {
     /// Sizes of the model.
@@ -152,13 +167,31 @@ pub trait Architecture: Send + Sync {
     /// of each coordinate, because gradients go back by the same.
     fn prepare(&self, _hidden: &mut [f32]) {}
 
+    /// Passes the hidden state (tokens × width, row-major) through one half of a layer, in place.
+    fn forward_half(
+        &self,
+        half: Half,
+        weights: &LayerWeights,
+        hidden: &mut [f32],
+        call: LayerCall<'_>,
+    ) -> Result<(), ModelError>;
+
     /// Passes the hidden state (tokens × width, row-major) through one layer, in place.
     fn forward(
         &self,
         weights: &LayerWeights,
         hidden: &mut [f32],
         call: LayerCall<'_>,
-    ) -> Result<(), ModelError>;
+    ) -> Result<(), ModelError> {
+        let LayerCall { layer, spans, cache, observer } = call;
+        let first = LayerCall { layer, spans, cache, observer: &mut *observer };
+        self.forward_half(Half::Attention, weights, hidden, first)?;
+        if observer.enough() {
+            return Ok(());
+        }
+        let second = LayerCall { layer, spans, cache: None, observer };
+        self.forward_half(Half::FeedForward, weights, hidden, second)
+    }
 
     /// Takes the gradient of the hidden state that leaves a layer (tokens × width) to that of the one that entered it,
     /// in place. Statistics of the loss need it; without it the model is converted with `--no-loss-weights`.

@@ -1,0 +1,335 @@
+//! The second pass: each tensor quantized again, in the order of the model, for the inputs that the quantized tensors
+//! before it give.
+//!
+//! The first pass quantizes every tensor for the inputs of the original model. Here the original model and the
+//! quantized one run side by side over the calibration tokens; before a group of tensors that share an input is
+//! quantized again, the moments of that input in both are taken, and the residual's for tensors that write to the
+//! hidden state (paper sections "drift correction" and "residual-stream compensation"). How far they are trusted is
+//! decided for each input on sequences that they were not taken from ([`choose_share`]).
+//!
+//! Steps are those of the first pass, but for a budget: what tensors cost more or less than in the first pass is
+//! carried on to those that follow, so that the sum stays.
+
+use super::allocate::{Part, SLOPE};
+use super::error::ConvertError;
+use super::plan::{Action, PlannedTensor, Role};
+use super::progress::Progress;
+use super::quantize_tensor::Quantizer;
+use super::spool::Spool;
+use super::statistics::{Moment, TensorStatistics};
+use crate::import::Input;
+use crate::model::{
+    DenseMatrix, DenseTable, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, EMBEDDING,
+};
+use crate::payload::{Limits, Payload};
+use crate::quantize::{choose_share, BlendRow, DriftedMoments};
+use crate::stats::{collect_drift, DriftMoments};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
+pub(super) const DRIFT_TOKENS: usize = 1 << 14;
+/// Every so many-th sequence is held out to judge by; more of them where there are few.
+const HELD_OUT: usize = 5;
+/// Rows of a tensor that blends are judged by, at most.
+const JUDGED_ROWS: usize = 256;
+/// Damping of the weights that blends are judged by, as a share of the median input.
+const DAMPING: f64 = 1e-3;
+/// A tensor's step differs by at most so many octaves from that of the first pass.
+const MOST_OCTAVES: f64 = 0.2;
+/// Weight of the first pass in what the second one's sizes are taken to be, as a share of all bytes.
+const PRIOR: f64 = 0.02;
+
+/// Everything the second pass needs.
+pub(super) struct DriftCorrection<'a> {
+    pub(super) input: &'a Arc<Input>,
+    pub(super) network: &'a Arc<Model>,
+    pub(super) plan: &'a [PlannedTensor],
+    pub(super) quantizer: &'a Quantizer<'a>,
+    pub(super) spool: &'a Spool,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) sequences: &'a [Vec<u32>],
+}
+
+/// A tensor of the group at hand.
+struct Member<'a> {
+    slot: &'a LinearSlot,
+    tensor: &'a PlannedTensor,
+    role: Role,
+    /// The part of the first pass.
+    first: Part,
+    /// Step, or minus the rate, of the second.
+    key: f64,
+}
+
+/// Keeps the sum of all parts what it was in the first pass.
+struct Budget {
+    planned: f64,
+    stored: f64,
+    planned_left: f64,
+    weights_left: f64,
+}
+
+impl Budget {
+    /// Octaves that the steps of the next tensors are to be above those of the first pass.
+    fn octaves(&self) -> f64 {
+        if self.weights_left <= 0.0 {
+            return 0.0;
+        }
+        let total = self.planned + self.planned_left;
+        let ratio = (self.stored + PRIOR * total) / (self.planned + PRIOR * total);
+        let excess = self.stored + ratio * self.planned_left - total;
+        (8.0 * excess / self.weights_left / SLOPE).clamp(-MOST_OCTAVES, MOST_OCTAVES)
+    }
+
+    /// Counts a tensor whose step was `octaves` above that of the first pass.
+    fn count(&mut self, tensor: &PlannedTensor, first: u64, second: u64) {
+        self.planned += first as f64;
+        self.stored += second as f64;
+        self.planned_left -= first as f64;
+        self.weights_left -= tensor.weights() as f64;
+    }
+}
+
+/// Sequences spread evenly over all, with about [`DRIFT_TOKENS`] tokens.
+pub(super) fn chosen(sequences: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+    let tokens: usize = sequences.iter().map(Vec::len).sum();
+    let count = (sequences.len() * DRIFT_TOKENS / tokens.max(1)).min(sequences.len());
+    let places: Vec<usize> = (0..count).map(|index| index * sequences.len() / count).collect();
+    sequences
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| places.contains(at))
+        .map(|(_, tokens)| tokens)
+        .collect()
+}
+
+impl DriftCorrection<'_> {
+    /// Quantizes again; `parts` are those of the first pass. Tensors outside of the blocks, stacks of experts and
+    /// tensors without full statistics keep them.
+    pub(super) fn run(&self, parts: &[Part]) -> Result<Vec<Part>, ConvertError> {
+        let mut found: HashMap<usize, Part> = parts.iter().map(|part| (part.number, *part)).collect();
+        let numbers: HashMap<&str, usize> = self
+            .plan
+            .iter()
+            .enumerate()
+            .map(|(number, tensor)| (tensor.info.name.as_str(), number))
+            .collect();
+        let mut student = Model::open(self.input.clone())?;
+        if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
+            let tensor = &self.plan[part.number];
+            let values = self.decode(part)?;
+            let table = DenseTable::new(tensor.rows(), tensor.columns(), values);
+            student.set_embedding(Arc::new(table.ok_or_else(|| self.missing(part.number))?))?;
+        }
+        let layers = self.network.hyperparameters().layers;
+        let mut budget = self.budget(&found);
+        self.progress.begin("drift", budget.weights_left as u64);
+        let mut original = LayerRunner::new(self.network, self.sequences)?;
+        let mut drifted = LayerRunner::new(&student, self.sequences)?;
+        for layer in 0..layers {
+            let weights = self.network.load_layer(layer)?;
+            let mut replaced = weights.clone();
+            let slots = self.network.linears(layer);
+            let mut kinds: Vec<InputKind> = slots.iter().map(|slot| slot.input).collect();
+            kinds.dedup();
+            for kind in kinds {
+                if kind == InputKind::FeedForward {
+                    // The attention's weights are settled.
+                    original.advance_attention(&weights)?;
+                    drifted.advance_attention(&replaced)?;
+                }
+                let octaves = budget.octaves();
+                let member = |slot| self.member(slot, &numbers, &found, octaves);
+                let group: Vec<Member> =
+                    slots.iter().filter(|slot| slot.input == kind).filter_map(member).collect();
+                let (whole, stacks): (Vec<Member>, Vec<Member>) =
+                    group.into_iter().partition(|member| member.slot.experts == 1);
+                let runners = (&original, &weights, &drifted, &replaced);
+                for part in self.quantize(&whole, kind, runners)? {
+                    let tensor = &self.plan[part.number];
+                    if let Some(first) = found.insert(part.number, part) {
+                        budget.count(tensor, first.bytes, part.bytes);
+                    }
+                    self.progress.advance(tensor.weights(), &tensor.info.name);
+                }
+                for member in whole.iter().chain(&stacks) {
+                    self.replace(&mut replaced, member, &found)?;
+                }
+            }
+            original.advance(&weights, &mut ())?;
+            drifted.advance(&replaced, &mut ())?;
+        }
+        let mut parts: Vec<Part> = found.into_values().collect();
+        parts.sort_by_key(|part| part.number);
+        Ok(parts)
+    }
+
+    fn budget(&self, parts: &HashMap<usize, Part>) -> Budget {
+        let mut budget = Budget { planned: 0.0, stored: 0.0, planned_left: 0.0, weights_left: 0.0 };
+        let slots = (0..self.network.hyperparameters().layers).flat_map(|layer| self.network.linears(layer));
+        let single: Vec<String> = slots.filter(|slot| slot.experts == 1).map(|slot| slot.tensor).collect();
+        for part in parts.values() {
+            let tensor = &self.plan[part.number];
+            if single.contains(&tensor.info.name) {
+                budget.planned_left += part.bytes as f64;
+                budget.weights_left += tensor.weights() as f64;
+            }
+        }
+        budget
+    }
+
+    fn member<'s>(
+        &'s self,
+        slot: &'s LinearSlot,
+        numbers: &HashMap<&str, usize>,
+        found: &HashMap<usize, Part>,
+        octaves: f64,
+    ) -> Option<Member<'s>> {
+        let first = *found.get(numbers.get(slot.tensor.as_str())?)?;
+        let tensor = &self.plan[first.number];
+        let Action::Quantize { role, .. } = tensor.action else { return None };
+        // A rate of the tensor's own stays.
+        let key = if first.key > 0.0 { first.key * octaves.exp2() } else { first.key };
+        Some(Member { slot, tensor, role, first, key })
+    }
+
+    /// Quantizes the tensors that share the input `kind`, or finds them in the spool.
+    fn quantize(
+        &self,
+        group: &[Member],
+        kind: InputKind,
+        (original, weights, drifted, replaced): (
+            &LayerRunner<'_>,
+            &LayerWeights,
+            &LayerRunner<'_>,
+            &LayerWeights,
+        ),
+    ) -> Result<Vec<Part>, ConvertError> {
+        let second = |member: &Member, bytes: usize| Part {
+            number: member.first.number,
+            spooled: self.plan.len() + member.first.number,
+            key: member.key,
+            bytes: bytes as u64,
+        };
+        let known = |member: &Member| {
+            let payload = self.spool.find(self.plan.len() + member.first.number, member.key)?;
+            Some(second(member, payload.len()))
+        };
+        if let Some(parts) = group.iter().map(known).collect::<Option<Vec<Part>>>() {
+            return Ok(parts);
+        }
+        let stride = HELD_OUT.min(self.sequences.len() / 2).max(2);
+        let held_out = |sequence: usize| sequence % stride == stride - 1;
+        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?;
+        let statistics: Vec<TensorStatistics> = group
+            .iter()
+            .map(|member| self.quantizer.statistics(member.tensor, 0))
+            .collect::<Result<_, ConvertError>>()?;
+        let full = statistics.first().and_then(|first| match &first.covariance {
+            Moment::Full(values) => Some(values),
+            Moment::Diagonal(_) => None,
+        });
+        let (Some(drift), Some(covariance)) = (drift.first(), full) else {
+            return Ok(group.iter().map(|member| member.first).collect());
+        };
+        let (learned, judged) = (dense(&drift.learned), dense(&drift.held_out));
+        let share = self.share(group, &statistics, covariance, &learned, &judged)?;
+        let (own, others) = (drift.learned.tokens(), drift.held_out.tokens());
+        let blend = learned.joined(own, &judged, others).blend(covariance, share);
+        drop((learned, judged));
+        let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
+            let made =
+                self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
+            let part = second(member, made.payload.len());
+            self.spool.store(part.spooled, part.key, &made.payload)?;
+            Ok(part)
+        };
+        group.par_iter().zip(&statistics).map(quantize).collect()
+    }
+
+    /// Share of the original statistics in the blend of a group.
+    fn share(
+        &self,
+        group: &[Member],
+        statistics: &[TensorStatistics],
+        covariance: &[f32],
+        learned: &DriftedMoments,
+        judged: &DriftedMoments,
+    ) -> Result<f64, ConvertError> {
+        let mut weights = Vec::new();
+        for member in group {
+            weights.push(self.quantizer.weights(member.tensor, 0)?);
+        }
+        let mut rows = Vec::new();
+        for ((member, statistics), weights) in group.iter().zip(statistics).zip(&weights) {
+            let (count, columns) = (member.tensor.rows(), member.tensor.columns());
+            let taken = count.min(JUDGED_ROWS);
+            for row in (0..taken).map(|index| index * count / taken) {
+                let importance = statistics.row_weights.as_ref().map_or(1.0, |g| f64::from(g[row]));
+                rows.push(BlendRow {
+                    weights: &weights[row * columns..][..columns],
+                    residual: learned.residual.is_some().then_some(row),
+                    importance: importance * count as f64 / taken as f64,
+                });
+            }
+        }
+        let (share, gain) = choose_share(&rows, covariance, learned, judged, DAMPING);
+        if std::env::var_os("WSIC_SHARES").is_some() {
+            eprintln!("{} {share} {gain:.2e}", group[0].tensor.info.name);
+        }
+        Ok(share)
+    }
+
+    /// Puts the quantized weights of a tensor into the layer of the quantized model.
+    fn replace(
+        &self,
+        weights: &mut LayerWeights,
+        member: &Member,
+        found: &HashMap<usize, Part>,
+    ) -> Result<(), ConvertError> {
+        let number = member.first.number;
+        let part = found.get(&number).ok_or_else(|| self.missing(number))?;
+        let values = self.decode(part)?;
+        let (rows, columns) = (member.tensor.rows(), member.tensor.columns());
+        let dense = |values: Vec<f32>| {
+            DenseMatrix::new(rows, columns, values).ok_or_else(|| self.missing(number)).map(Arc::new)
+        };
+        if member.slot.experts == 1 {
+            return Ok(weights.replace(member.slot.role, dense(values)?)?);
+        }
+        for (expert, values) in values.chunks_exact(rows * columns).enumerate() {
+            weights.replace_expert(member.slot.role, expert, dense(values.to_vec())?)?;
+        }
+        Ok(())
+    }
+
+    /// The weights of a part, as decoders reconstruct them.
+    fn decode(&self, part: &Part) -> Result<Vec<f32>, ConvertError> {
+        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
+        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| self.missing(part.number))?;
+        let mut values = vec![0.0; payload.rows() * payload.columns() * payload.matrices().len()];
+        for (matrix, values) in
+            payload.matrices().iter().zip(values.chunks_exact_mut(payload.rows() * payload.columns()))
+        {
+            let height = matrix.geometry().rows_per_tile() * payload.columns();
+            values.par_chunks_mut(height).enumerate().try_for_each(|(tile, values)| {
+                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(part.number))
+            })?;
+        }
+        Ok(values)
+    }
+
+    fn missing(&self, number: usize) -> ConvertError {
+        self.spool.missing(&self.plan[number].info.name)
+    }
+}
+
+fn dense(moments: &DriftMoments) -> DriftedMoments {
+    DriftedMoments {
+        drifted: moments.drifted.to_dense_f32(),
+        cross: moments.cross.to_dense_f32(),
+        residual: moments.residual.as_ref().map(|residual| residual.to_dense_f32()),
+    }
+}

@@ -1,0 +1,231 @@
+//! How far to trust statistics of the drifted input: blending them with the original ones.
+//!
+//! A layer behind quantized layers sees x' where the original model has x. The weights that undo most of the drift,
+//! `(W C + R) Σ'⁻¹` with `Σ' = E[x' x'ᵀ]`, `C = E[x x'ᵀ]` and `R = E[(r − r') x'ᵀ]`, are learned from a limited number
+//! of tokens: on others they may do more harm than good. Blended statistics
+//!
+//! ```text
+//! Σ_ε = (1 − ε) Σ' + ε Σ,   C_ε = (1 − ε) C + ε Σ,   R_ε = (1 − ε) R
+//! ```
+//!
+//! are those of the error `(1 − ε) E|W x + r − r' − Ŵ x'|² + ε E|(W − Ŵ) x|²`: with ε = 1 nothing is corrected. The
+//! share ε is the one whose weights do best on tokens that were not learned from, before quantization; so the
+//! correction never loses there.
+
+use super::cholesky;
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::{Mat, MatRef, Par};
+
+/// Second moments of a drifted input, all row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriftedMoments {
+    /// Σ', columns × columns.
+    pub drifted: Vec<f32>,
+    /// C, columns × columns; rows belong to the original input.
+    pub cross: Vec<f32>,
+    /// R, rows × columns.
+    pub residual: Option<Vec<f32>>,
+}
+
+impl DriftedMoments {
+    /// The blend with the original moment Σ (columns × columns) in which Σ has the share `share`.
+    pub fn blend(&self, original: &[f32], share: f64) -> Self {
+        let mixed = |own: &[f32], other: Option<&[f32]>| -> Vec<f32> {
+            let other =
+                |index: usize| other.and_then(|other| other.get(index)).map_or(0.0, |&v| f64::from(v));
+            let mix = |(index, &own): (usize, &f32)| (1.0 - share) * f64::from(own) + share * other(index);
+            own.iter().enumerate().map(|value| mix(value) as f32).collect()
+        };
+        Self {
+            drifted: mixed(&self.drifted, Some(original)),
+            cross: mixed(&self.cross, Some(original)),
+            residual: self.residual.as_ref().map(|residual| mixed(residual, None)),
+        }
+    }
+
+    /// Means over the vectors of both, of which `self` saw `own` and `other` saw `others`.
+    pub fn joined(&self, own: u64, other: &Self, others: u64) -> Self {
+        let total = (own + others).max(1) as f64;
+        let (own, others) = (own as f64 / total, others as f64 / total);
+        let mean = |a: &[f32], b: &[f32]| -> Vec<f32> {
+            a.iter().zip(b).map(|(&a, &b)| (own * f64::from(a) + others * f64::from(b)) as f32).collect()
+        };
+        Self {
+            drifted: mean(&self.drifted, &other.drifted),
+            cross: mean(&self.cross, &other.cross),
+            residual: self.residual.as_ref().zip(other.residual.as_ref()).map(|(a, b)| mean(a, b)),
+        }
+    }
+}
+
+/// Rows of one of the layers that share an input, to judge a blend by.
+#[derive(Clone, Debug)]
+pub struct BlendRow<'a> {
+    /// The row's weights.
+    pub weights: &'a [f32],
+    /// Its number among the rows of R; `None` for layers that do not write to the hidden state.
+    pub residual: Option<usize>,
+    /// What a squared error of its output costs.
+    pub importance: f64,
+}
+
+/// The shares that are tried.
+pub const SHARES: [f64; 5] = [0.0, 0.2, 0.4, 0.7, 1.0];
+
+/// The share of [`SHARES`] whose blend of `learned` and `original` gives the weights of least error on `held_out`, and
+/// that error relative to the one without correction. `damping`, a share of the median of the diagonal of Σ, is added
+/// to the diagonal on both sides, as the quantizer does: what is that small will not survive quantization.
+pub fn choose_share(
+    rows: &[BlendRow<'_>],
+    original: &[f32],
+    learned: &DriftedMoments,
+    held_out: &DriftedMoments,
+    damping: f64,
+) -> (f64, f64) {
+    let Some(n) = rows.first().map(|row| row.weights.len()) else { return (1.0, 1.0) };
+    let mut diagonal: Vec<f64> = original.iter().step_by(n + 1).map(|&v| f64::from(v)).collect();
+    diagonal.sort_by(f64::total_cmp);
+    let damping = damping * diagonal.get(n / 2).copied().unwrap_or(0.0);
+    let weights = Mat::from_fn(rows.len(), n, |row, j| f64::from(rows[row].weights[j]));
+    let target = target(rows, weights.as_ref(), held_out);
+    let judge = square(&held_out.drifted, n);
+    // E|t − Ŵ x'|² without the part that does not depend on Ŵ.
+    let error = |candidate: MatRef<'_, f64>| -> f64 {
+        let moved = candidate * judge.as_ref();
+        let row = |(r, row): (usize, &BlendRow)| -> f64 {
+            let terms = (0..n).map(|j| candidate[(r, j)] * (moved[(r, j)] - 2.0 * target[(r, j)]));
+            row.importance * terms.sum::<f64>()
+        };
+        rows.iter().enumerate().map(row).sum()
+    };
+    let unchanged = error(weights.as_ref());
+    // What the corrected output would cost without the layer at all: the scale of errors that can be compared.
+    let mut best = (1.0, unchanged);
+    for &share in SHARES.iter().filter(|&&share| share < 1.0) {
+        let blend = learned.blend(original, share);
+        let mut factor = square(&blend.drifted, n);
+        for j in 0..n {
+            factor[(j, j)] += damping;
+        }
+        if cholesky::factor(&mut factor).is_err() {
+            continue;
+        }
+        let mut solution = self::target(rows, weights.as_ref(), &blend);
+        for j in 0..n {
+            for r in 0..rows.len() {
+                solution[(r, j)] += damping * weights[(r, j)];
+            }
+        }
+        solve_lower_triangular_in_place(factor.as_ref(), solution.transpose_mut(), Par::Seq);
+        solve_upper_triangular_in_place(factor.transpose(), solution.transpose_mut(), Par::Seq);
+        let found = error(solution.as_ref());
+        if found < best.1 {
+            best = (share, found);
+        }
+    }
+    let scale = target_energy(rows, weights.as_ref(), original, n);
+    (best.0, (unchanged - best.1) / scale.max(f64::MIN_POSITIVE))
+}
+
+/// W C + R.
+fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, moments: &DriftedMoments) -> Mat<f64> {
+    let n = weights.ncols();
+    let mut target = weights * square(&moments.cross, n).as_ref();
+    let Some(residual) = &moments.residual else { return target };
+    for (r, row) in rows.iter().enumerate() {
+        let Some(values) = row.residual.and_then(|row| residual.get(row * n..(row + 1) * n)) else {
+            continue;
+        };
+        for (j, &value) in values.iter().enumerate() {
+            target[(r, j)] += f64::from(value);
+        }
+    }
+    target
+}
+
+/// Weighted energy of the outputs of the original model.
+fn target_energy(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, original: &[f32], n: usize) -> f64 {
+    let moved = weights * square(original, n).as_ref();
+    let row = |(r, row): (usize, &BlendRow)| {
+        row.importance * (0..n).map(|j| weights[(r, j)] * moved[(r, j)]).sum::<f64>()
+    };
+    rows.iter().enumerate().map(row).sum()
+}
+
+fn square(values: &[f32], n: usize) -> Mat<f64> {
+    Mat::from_fn(n, n, |i, j| f64::from(values[i * n + j]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const N: usize = 6;
+
+    /// Moments of x' = x A + noise, x white, over made-up numbers.
+    fn moments(tokens: usize, seed: u64, gain: f64, noise: f64) -> (Vec<f32>, DriftedMoments) {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / (1u64 << 30) as f64 - 1.0
+        };
+        let mut sums = [vec![0.0; N * N], vec![0.0; N * N], vec![0.0; N * N]];
+        for _ in 0..tokens {
+            let x: Vec<f64> = (0..N).map(|_| next()).collect();
+            let drifted: Vec<f64> = x.iter().map(|x| gain * x + noise * next()).collect();
+            for i in 0..N {
+                for j in 0..N {
+                    sums[0][i * N + j] += x[i] * x[j] / tokens as f64;
+                    sums[1][i * N + j] += drifted[i] * drifted[j] / tokens as f64;
+                    sums[2][i * N + j] += x[i] * drifted[j] / tokens as f64;
+                }
+            }
+        }
+        let [original, drifted, cross] =
+            sums.map(|sum| sum.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
+        (original, DriftedMoments { drifted, cross, residual: None })
+    }
+
+    fn rows(weights: &[f32]) -> Vec<BlendRow<'_>> {
+        weights.chunks(N).map(|weights| BlendRow { weights, residual: None, importance: 1.0 }).collect()
+    }
+
+    #[test]
+    fn a_real_drift_is_followed_and_a_chance_one_is_not() {
+        let weights: Vec<f32> = (0..2 * N).map(|i| (i as f32 * 0.7).sin()).collect();
+        // Every input lost a third: the correction is worth much, on any tokens.
+        let (original, learned) = moments(4000, 1, 0.67, 0.05);
+        let (_, held_out) = moments(1000, 2, 0.67, 0.05);
+        let (share, gain) = choose_share(&rows(&weights), &original, &learned, &held_out, 1e-6);
+        assert!(share <= 0.2 && gain > 0.05, "{share} {gain}");
+        // No drift but in a handful of tokens that happened to be learned from.
+        let (original, _) = moments(4000, 3, 1.0, 0.0);
+        let (_, learned) = moments(7, 4, 1.0, 0.8);
+        let (_, held_out) = moments(4000, 5, 1.0, 0.0);
+        let (share, gain) = choose_share(&rows(&weights), &original, &learned, &held_out, 1e-6);
+        assert!(share == 1.0 && gain == 0.0, "{share} {gain}");
+    }
+
+    #[test]
+    fn blends_and_joins_are_means() {
+        let (original, a) = moments(50, 1, 0.5, 0.1);
+        let (_, b) = moments(150, 2, 0.5, 0.1);
+        assert_eq!(a.blend(&original, 0.0), a);
+        let all = a.blend(&original, 1.0);
+        assert!(all.drifted == original && all.cross == original);
+        let joined = a.joined(50, &b, 150);
+        assert!((joined.cross[7] - (0.25 * a.cross[7] + 0.75 * b.cross[7])).abs() < 1e-7);
+    }
+
+    #[test]
+    fn the_residual_is_part_of_the_target() {
+        let weights = vec![0.0f32; N];
+        let (original, mut learned) = moments(4000, 1, 1.0, 0.0);
+        // What the hidden state lost is twice the first input: a layer of zeros can give it back.
+        let residual: Vec<f32> = original[..N].iter().map(|v| 2.0 * v).collect();
+        learned.residual = Some(residual);
+        let rows = [BlendRow { weights: &weights, residual: Some(0), importance: 1.0 }];
+        let (share, _) = choose_share(&rows, &original, &learned, &learned.clone(), 1e-6);
+        assert_eq!(share, 0.0);
+    }
+}
