@@ -237,12 +237,21 @@ pub(super) fn parts(name: &str, parts: &[(String, f64)]) -> String {
     frame(WIDTH, 40.0 + 18.0 * parts.len().div_ceil(3) as f64, name, &svg)
 }
 
+/// A share as a part of a bar: between 0 and 1, and 0 if it is no number.
+pub(super) fn filled(share: f64) -> f64 {
+    if share > 0.0 {
+        share.min(1.0)
+    } else {
+        0.0
+    }
+}
+
 /// A small bar for a cell of a table; `share` of its room is filled.
 pub(super) fn small_bar(share: f64) -> String {
     format!(
         "<svg class=\"bar\" viewBox=\"0 0 100 8\" width=\"100\" height=\"8\" aria-hidden=\"true\"><rect width=\"100\" height=\"8\" \
          fill=\"#eee\"/><rect width=\"{:.1}\" height=\"8\" fill=\"{}\"/></svg>",
-        100.0 * share.max(0.0).min(1.0),
+        100.0 * filled(share),
         COLOURS[0]
     )
 }

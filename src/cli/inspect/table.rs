@@ -1,5 +1,6 @@
 //! The table for a terminal.
 
+use super::charts::filled;
 use super::{per_weight, Report, Tensor};
 use crate::cli::units;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ const BAR: usize = 16;
 /// A bar of eighths of characters, as long as its share of the room.
 fn bar(share: f64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (share.max(0.0).min(1.0) * (BAR * 8) as f64).round() as usize;
+    let eighths = (filled(share) * (BAR * 8) as f64).round() as usize;
     let text = "█".repeat(eighths / 8) + EIGHTHS.get(eighths % 8).unwrap_or(&"");
     format!("{text}{}", " ".repeat(BAR - eighths.div_ceil(8)))
 }
