@@ -88,7 +88,11 @@ impl Quantizer<'_> {
         Ok(statistics)
     }
 
-    fn encode_all(tensor: &PlannedTensor, matrices: &[QuantizedMatrix]) -> Result<Vec<u8>, ConvertError> {
+    /// The payload of a tensor's matrices.
+    pub(super) fn encode_all(
+        tensor: &PlannedTensor,
+        matrices: &[QuantizedMatrix],
+    ) -> Result<Vec<u8>, ConvertError> {
         encode(matrices, &EncodeOptions { threads: 1 })
             .map_err(|source| ConvertError::Encode { tensor: tensor.info.name.clone(), source })
     }
@@ -123,7 +127,7 @@ impl Quantizer<'_> {
         key: f64,
         statistics: &TensorStatistics,
         moments: &DriftedMoments,
-    ) -> Result<QuantizedTensor, ConvertError> {
+    ) -> Result<QuantizedMatrix, ConvertError> {
         let settings = self.settings(tensor, role);
         let weights = self.weights(tensor, 0)?;
         let layer = Layer {
@@ -131,12 +135,11 @@ impl Quantizer<'_> {
             drift: Some(Drift { cross: &moments.cross, residual: moments.residual.as_deref() }),
             ..Self::layer(tensor, &weights, statistics)
         };
-        let matrix = if key > 0.0 {
-            Prepared::new(&layer, &settings, key)?.quantize(key)?
+        if key > 0.0 {
+            Ok(Prepared::new(&layer, &settings, key)?.quantize(key)?)
         } else {
-            self.search_rate(tensor, &layer, &settings, -key)?
-        };
-        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &[matrix])? })
+            self.search_rate(tensor, &layer, &settings, -key)
+        }
     }
 
     fn search_rate(

@@ -25,6 +25,9 @@ pub struct DriftedMoments {
     pub cross: Vec<f32>,
     /// R, rows × columns.
     pub residual: Option<Vec<f32>>,
+    /// Σ' and C with every token weighted by the attention it receives (paper section "attention-weighted
+    /// covariance"); only for the input of queries, keys and values.
+    pub attended: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 impl DriftedMoments {
@@ -40,6 +43,24 @@ impl DriftedMoments {
             drifted: mixed(&self.drifted, Some(original)),
             cross: mixed(&self.cross, Some(original)),
             residual: self.residual.as_ref().map(|residual| mixed(residual, None)),
+            attended: None,
+        }
+    }
+
+    /// The mean over all tokens, mixed with that over tokens weighted by the attention they receive, which has the
+    /// share `share`.
+    pub fn attend(&self, share: f64) -> Self {
+        let mixed = |own: &[f32], other: Option<&Vec<f32>>| -> Vec<f32> {
+            let other = other.map_or(own, Vec::as_slice);
+            let mix =
+                |(&own, &other): (&f32, &f32)| (1.0 - share) * f64::from(own) + share * f64::from(other);
+            own.iter().zip(other).map(|pair| mix(pair) as f32).collect()
+        };
+        Self {
+            drifted: mixed(&self.drifted, self.attended.as_ref().map(|attended| &attended.0)),
+            cross: mixed(&self.cross, self.attended.as_ref().map(|attended| &attended.1)),
+            residual: self.residual.clone(),
+            attended: None,
         }
     }
 
@@ -54,6 +75,11 @@ impl DriftedMoments {
             drifted: mean(&self.drifted, &other.drifted),
             cross: mean(&self.cross, &other.cross),
             residual: self.residual.as_ref().zip(other.residual.as_ref()).map(|(a, b)| mean(a, b)),
+            attended: self
+                .attended
+                .as_ref()
+                .zip(other.attended.as_ref())
+                .map(|(a, b)| (mean(&a.0, &b.0), mean(&a.1, &b.1))),
         }
     }
 }
@@ -183,7 +209,7 @@ mod tests {
         }
         let [original, drifted, cross] =
             sums.map(|sum| sum.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
-        (original, DriftedMoments { drifted, cross, residual: None })
+        (original, DriftedMoments { drifted, cross, residual: None, attended: None })
     }
 
     fn rows(weights: &[f32]) -> Vec<BlendRow<'_>> {

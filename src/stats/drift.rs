@@ -14,20 +14,37 @@ pub struct DriftMoments {
     pub cross: CrossMoment,
     /// E[(r − r') x'ᵀ], model width × input width, for inputs of layers that write to the hidden state.
     pub residual: Option<CrossMoment>,
+    /// The first two with every token weighted by the attention it receives in the original model, relative to the
+    /// mean; for the input of the queries, keys and values.
+    pub attended: Option<(Covariance, CrossMoment)>,
 }
 
 impl DriftMoments {
-    fn new(width: usize, residual: Option<usize>) -> Result<Self, StatsError> {
+    fn new(width: usize, residual: Option<usize>, attended: bool) -> Result<Self, StatsError> {
+        let pair = || Ok::<_, StatsError>((Covariance::new(width)?, CrossMoment::new(width, width)?));
+        let (drifted, cross) = pair()?;
         Ok(Self {
-            drifted: Covariance::new(width)?,
-            cross: CrossMoment::new(width, width)?,
+            drifted,
+            cross,
+            attended: attended.then(pair).transpose()?,
             residual: residual.map(|rows| CrossMoment::new(rows, width)).transpose()?,
         })
     }
 
-    fn add(&mut self, x: &[f32], drifted: &[f32], residual: Option<&[f32]>) -> Result<(), StatsError> {
+    fn add(
+        &mut self,
+        x: &[f32],
+        drifted: &[f32],
+        residual: Option<&[f32]>,
+        received: Option<&[f32]>,
+    ) -> Result<(), StatsError> {
         self.drifted.add(drifted)?;
         self.cross.add(x, drifted)?;
+        if let (Some((weighted, cross)), Some(received)) = (&mut self.attended, received) {
+            let (x, drifted) = (scaled_rows(x, received), scaled_rows(drifted, received));
+            weighted.add(&drifted)?;
+            cross.add(&x, &drifted)?;
+        }
         match (&mut self.residual, residual) {
             (Some(moment), Some(residual)) => moment.add(residual, drifted),
             _ => Ok(()),
@@ -41,7 +58,11 @@ impl DriftMoments {
 
     fn is_finite(&self) -> bool {
         let residual = self.residual.as_ref().is_none_or(CrossMoment::is_finite);
-        residual && self.drifted.is_finite() && self.cross.is_finite()
+        let finite = |moments: &(Covariance, CrossMoment)| moments.0.is_finite() && moments.1.is_finite();
+        residual
+            && self.drifted.is_finite()
+            && self.cross.is_finite()
+            && self.attended.as_ref().is_none_or(finite)
     }
 }
 
@@ -62,6 +83,8 @@ struct Recorder<'a> {
     wanted: &'a [InputKind],
     inputs: Vec<(InputKind, usize, Vec<f32>)>,
     residuals: Vec<(InputKind, Vec<f32>)>,
+    /// Attention that each token receives, if that is wanted.
+    received: Option<Vec<f32>>,
 }
 
 impl Observer for Recorder<'_> {
@@ -80,7 +103,17 @@ impl Observer for Recorder<'_> {
     }
 
     fn enough(&self) -> bool {
-        self.inputs.len() == self.wanted.len()
+        let received = self.received.as_ref().is_none_or(|received| !received.is_empty());
+        self.inputs.len() == self.wanted.len() && received
+    }
+
+    fn wants_attention(&self) -> bool {
+        self.received.is_some()
+    }
+
+    fn attention(&mut self, _: &[f32], _: usize, received: &[f32]) -> Result<(), ModelError> {
+        self.received = Some(received.to_vec());
+        Ok(())
     }
 }
 
@@ -93,6 +126,20 @@ fn split_rows(values: &[f32], chosen: &[bool]) -> [Vec<f32>; 2] {
         if chosen { yes } else { no }.extend_from_slice(row);
     }
     parts
+}
+
+/// Rows times the square roots of their weights.
+fn scaled_rows(values: &[f32], weights: &[f32]) -> Vec<f32> {
+    let width = values.len() / weights.len().max(1);
+    let rows = values.chunks_exact(width.max(1)).zip(weights);
+    rows.flat_map(|(row, weight)| row.iter().map(move |value| value * weight.sqrt())).collect()
+}
+
+/// Weights relative to their mean.
+fn relative(mut weights: Vec<f32>) -> Vec<f32> {
+    let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / weights.len().max(1) as f64;
+    weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / mean.max(1e-30)) as f32);
+    weights
 }
 
 /// Drift of the inputs `wanted` in the layer at which both runners stand, which hold the same sequences. `original`
@@ -122,12 +169,15 @@ pub fn collect_drift(
     }
     let mut drifts: Vec<Drift> = Vec::new();
     for round in &rounds {
-        let record = |runner: &LayerRunner<'_>, weights| -> Result<Recorder, StatsError> {
-            let mut recorder = Recorder { wanted, ..Recorder::default() };
+        let record = |runner: &LayerRunner<'_>, weights, received| -> Result<Recorder, StatsError> {
+            let mut recorder = Recorder { wanted, received, ..Recorder::default() };
             runner.observe_round(round, weights, &mut recorder)?;
             Ok(recorder)
         };
-        let (before, after) = (record(reference, original)?, record(drifted, quantized)?);
+        let attended = wanted.contains(&InputKind::Attention);
+        let mut before = record(reference, original, attended.then(Vec::new))?;
+        let after = record(drifted, quantized, None)?;
+        let received = before.received.take().filter(|received| !received.is_empty()).map(relative);
         let spans = round.0.iter();
         let judge: Vec<bool> =
             spans.flat_map(|span| std::iter::repeat_n(held_out(span.sequence), span.len)).collect();
@@ -144,7 +194,9 @@ pub fn collect_drift(
                 Some(index) => index,
                 None => {
                     let rows = residual.as_ref().map(|r| r.len() / judge.len().max(1));
-                    let moments = || DriftMoments::new(*width, rows);
+                    let moments = || {
+                        DriftMoments::new(*width, rows, received.is_some() && *kind == InputKind::Attention)
+                    };
                     drifts.push(Drift { kind: *kind, learned: moments()?, held_out: moments()? });
                     drifts.len() - 1
                 }
@@ -152,9 +204,11 @@ pub fn collect_drift(
             let Some(drift) = drifts.get_mut(index) else { continue };
             let [x, x_drifted] = [x, x_drifted].map(|values| split_rows(values, &judge));
             let residual = residual.map(|values| split_rows(&values, &judge));
+            let received = received.as_ref().map(|values| split_rows(values, &judge));
             for (part, moments) in [&mut drift.held_out, &mut drift.learned].into_iter().enumerate() {
                 let residual = residual.as_ref().map(|parts| parts[part].as_slice());
-                moments.add(&x[part], &x_drifted[part], residual)?;
+                let received = received.as_ref().map(|parts| parts[part].as_slice());
+                moments.add(&x[part], &x_drifted[part], residual, received)?;
             }
         }
     }

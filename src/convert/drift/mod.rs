@@ -10,13 +10,15 @@
 //! Steps are those of the first pass, but for a budget: what tensors cost more or less than in the first pass is
 //! carried on to those that follow, so that the sum stays.
 
-use super::allocate::{Part, SLOPE};
-use super::error::ConvertError;
-use super::plan::{Action, PlannedTensor, Role};
-use super::progress::Progress;
-use super::quantize_tensor::Quantizer;
-use super::spool::Spool;
-use super::statistics::{Moment, TensorStatistics};
+mod attention;
+
+use crate::convert::allocate::{Part, SLOPE};
+use crate::convert::error::ConvertError;
+use crate::convert::plan::{Action, PlannedTensor, Role};
+use crate::convert::progress::Progress;
+use crate::convert::quantize_tensor::Quantizer;
+use crate::convert::spool::Spool;
+use crate::convert::statistics::{Moment, TensorStatistics};
 use crate::import::Input;
 use crate::model::{
     DenseMatrix, DenseTable, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, EMBEDDING,
@@ -24,6 +26,7 @@ use crate::model::{
 use crate::payload::{Limits, Payload};
 use crate::quantize::{choose_share, BlendRow, DriftedMoments};
 use crate::stats::{collect_drift, DriftMoments};
+use attention::Trials;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -236,14 +239,23 @@ impl DriftCorrection<'_> {
         };
         let (learned, judged) = (dense(&drift.learned), dense(&drift.held_out));
         let share = self.share(group, &statistics, covariance, &learned, &judged)?;
+        let (share, attended) = match learned.attended {
+            Some(_) => {
+                let sides = ((original, weights), (drifted, replaced));
+                Trials::new(self, group, &statistics, covariance, &learned, sides.0, sides.1, held_out)?
+                    .search(share)?
+            }
+            None => (share, 0.0),
+        };
         let (own, others) = (drift.learned.tokens(), drift.held_out.tokens());
-        let blend = learned.joined(own, &judged, others).blend(covariance, share);
+        let blend = learned.joined(own, &judged, others).attend(attended).blend(covariance, share);
         drop((learned, judged));
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
-            let made =
+            let matrix =
                 self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
-            let part = second(member, made.payload.len());
-            self.spool.store(part.spooled, part.key, &made.payload)?;
+            let payload = Quantizer::encode_all(member.tensor, &[matrix])?;
+            let part = second(member, payload.len());
+            self.spool.store(part.spooled, part.key, &payload)?;
             Ok(part)
         };
         group.par_iter().zip(&statistics).map(quantize).collect()
@@ -275,10 +287,7 @@ impl DriftCorrection<'_> {
                 });
             }
         }
-        let (share, gain) = choose_share(&rows, covariance, learned, judged, DAMPING);
-        if std::env::var_os("WSIC_SHARES").is_some() {
-            eprintln!("{} {share} {gain:.2e}", group[0].tensor.info.name);
-        }
+        let (share, _) = choose_share(&rows, covariance, learned, judged, DAMPING);
         Ok(share)
     }
 
@@ -291,7 +300,12 @@ impl DriftCorrection<'_> {
     ) -> Result<(), ConvertError> {
         let number = member.first.number;
         let part = found.get(&number).ok_or_else(|| self.missing(number))?;
-        let values = self.decode(part)?;
+        self.set(weights, member, self.decode(part)?)
+    }
+
+    /// Puts the floats of a tensor into a layer.
+    fn set(&self, weights: &mut LayerWeights, member: &Member, values: Vec<f32>) -> Result<(), ConvertError> {
+        let number = member.first.number;
         let (rows, columns) = (member.tensor.rows(), member.tensor.columns());
         let dense = |values: Vec<f32>| {
             DenseMatrix::new(rows, columns, values).ok_or_else(|| self.missing(number)).map(Arc::new)
@@ -308,14 +322,19 @@ impl DriftCorrection<'_> {
     /// The weights of a part, as decoders reconstruct them.
     fn decode(&self, part: &Part) -> Result<Vec<f32>, ConvertError> {
         let bytes = self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
-        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| self.missing(part.number))?;
+        self.values(&bytes, part.number)
+    }
+
+    /// The weights of a payload of tensor `number`, as decoders reconstruct them.
+    fn values(&self, bytes: &[u8], number: usize) -> Result<Vec<f32>, ConvertError> {
+        let payload = Payload::open(bytes, &Limits::default()).map_err(|_| self.missing(number))?;
         let mut values = vec![0.0; payload.rows() * payload.columns() * payload.matrices().len()];
         for (matrix, values) in
             payload.matrices().iter().zip(values.chunks_exact_mut(payload.rows() * payload.columns()))
         {
             let height = matrix.geometry().rows_per_tile() * payload.columns();
             values.par_chunks_mut(height).enumerate().try_for_each(|(tile, values)| {
-                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(part.number))
+                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(number))
             })?;
         }
         Ok(values)
@@ -331,5 +350,9 @@ fn dense(moments: &DriftMoments) -> DriftedMoments {
         drifted: moments.drifted.to_dense_f32(),
         cross: moments.cross.to_dense_f32(),
         residual: moments.residual.as_ref().map(|residual| residual.to_dense_f32()),
+        attended: moments
+            .attended
+            .as_ref()
+            .map(|(drifted, cross)| (drifted.to_dense_f32(), cross.to_dense_f32())),
     }
 }
