@@ -377,7 +377,7 @@ fn bad_input_gives_a_clear_error_and_no_output() {
         .stdout(predicate::str::contains("blk.1.ffn_up.weight").and(predicate::str::contains("checksum")));
 
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf"]).failure().code(2);
-    bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "99"]).failure().code(1);
+    bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "99"]).failure().code(2);
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--size", "1MB"]).failure().code(2);
 }
 

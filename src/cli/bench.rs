@@ -10,7 +10,10 @@ use std::time::Duration;
 
 /// Measure speeds on this machine.
 #[derive(Debug, clap::Args)]
-#[command(arg_required_else_help = true)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  wsic bench kernels\n  wsic bench kernels --help"
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     what: What,

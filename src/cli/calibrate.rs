@@ -2,7 +2,7 @@
 
 use super::progress::Bars;
 use super::settings::CalibrationArguments;
-use super::{units, Context};
+use super::{output, units, Context};
 use crate::convert::calibrate;
 use crate::convert::options::{Options, Target};
 use anyhow::{Context as _, Result};
@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     output: PathBuf,
     #[command(flatten)]
     calibration: CalibrationArguments,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
@@ -37,7 +40,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let statistics = calibrate(&options, &listener)?;
     let name = || arguments.output.display().to_string();
     let size = std::fs::metadata(&arguments.output).with_context(name)?.len();
-    println!("{}: {}, {}", name(), units::bytes(size), statistics.source()?);
+    let source = statistics.source()?.to_string();
+    let value = serde_json::json!({ "output": name(), "bytes": size, "calibration": source });
+    output::print(arguments.json, &value, || format!("{}: {}, {source}", name(), units::bytes(size)))?;
     listener.done(start);
     Ok(())
 }

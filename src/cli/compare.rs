@@ -2,8 +2,8 @@
 
 use super::plot::{Plot, Point, Series};
 use super::progress::Bars;
-use super::settings::{bits, CalibrationArguments};
-use super::{eval, units, Context};
+use super::settings::{parse_bits, CalibrationArguments};
+use super::{eval, output, units, Context};
 use crate::convert::options::{Calibration, Options, Target, TensorOverride};
 use crate::convert::{calibrate, convert};
 use crate::model::eval::{Divergence, Reference, Windows};
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Stored bits per weight of the linear layers, separated by commas.
-    #[arg(long, value_name = "BITS", value_delimiter = ',')]
+    #[arg(long, value_name = "BITS", value_delimiter = ',', value_parser = parse_bits)]
     rates: Vec<f64>,
     /// Methods, separated by commas.
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "trellis",
@@ -113,9 +113,6 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         !(arguments.rates.is_empty() && arguments.files.is_empty()),
         "nothing to compare: give --rates, or existing files with --file"
     );
-    for &rate in &arguments.rates {
-        bits("rates", Some(rate))?;
-    }
     let (reference, _, _) = eval::open(&arguments.model)?;
     let windows = eval::windows(&reference, &arguments.text, arguments.ctx, arguments.chunks)?;
     let say = |what: &str| {
@@ -141,11 +138,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     if !arguments.rates.is_empty() {
         converted(arguments, context, &measured, &mut entries)?;
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&entries)?);
-    } else {
-        print!("{}", table(&entries));
-    }
+    output::print(arguments.json, &entries, || table(&entries))?;
     if let Some(path) = &arguments.plot {
         let text = arguments.text.file_name().unwrap_or_default().to_string_lossy();
         draw(path, &entries, &text, &windows)?;

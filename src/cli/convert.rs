@@ -2,9 +2,11 @@
 
 use super::progress::Bars;
 use super::settings::Settings;
-use super::{units, Context};
+use super::{output, units, Context};
 use crate::convert::options::{name_pattern, Options};
-use crate::convert::{convert, convert_plain, predict, Outcome, PlainOptions, Steps, TensorRecord};
+use crate::convert::{
+    convert, convert_plain, predict, Outcome, PhasePrediction, PlainOptions, Steps, TensorRecord,
+};
 use crate::gguf::GgmlType;
 use anyhow::{Context as _, Result};
 use regex::Regex;
@@ -58,6 +60,9 @@ pub(crate) struct Arguments {
     /// Go on with an interrupted conversion of the same input and settings.
     #[arg(long)]
     resume: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
@@ -75,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         if arguments.settings.method == "none" {
             super::usage_error("--dry-run predicts quantization: leave out --method none");
         }
-        return dry_run(&options(arguments)?, &listener);
+        return dry_run(&options(arguments)?, arguments.json, &listener);
     }
     let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
@@ -94,28 +99,42 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     if let Some(path) = &arguments.log {
         write_log(path, arguments, &outcome, start)?;
     }
-    print(&arguments.output, &outcome);
+    print(&arguments.output, &outcome, arguments.json)?;
     listener.done(start);
     Ok(())
 }
 
-fn dry_run(options: &Options, listener: &Bars) -> Result<()> {
+fn dry_run(options: &Options, json: bool, listener: &Bars) -> Result<()> {
     let prediction = predict(options, listener)?;
-    let seconds = |seconds: f64| units::seconds(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
-    println!("{:<14} {:>12} {:>12}", "phase", "time", "memory");
-    for phase in &prediction.phases {
-        println!("{:<14} {:>12} {:>12}", phase.name, seconds(phase.seconds), units::bytes(phase.memory));
+    if json {
+        let phase = |phase: &PhasePrediction| serde_json::json!({ "name": phase.name, "seconds": phase.seconds, "memory_bytes": phase.memory });
+        let value = serde_json::json!({
+            "phases": prediction.phases.iter().map(phase).collect::<Vec<_>>(),
+            "seconds": prediction.seconds(),
+            "memory_bytes": prediction.memory(),
+            "output_bytes": prediction.output_bytes,
+            "temporary_bytes": prediction.temporary_bytes,
+            "free_bytes": prediction.free_bytes,
+        });
+        return output::print(true, &value, String::new);
     }
-    println!("{:<14} {:>12} {:>12}", "all", seconds(prediction.seconds()), units::bytes(prediction.memory()));
-    println!("\noutput: {}", units::bytes(prediction.output_bytes));
-    println!("temporary files beside it: {}", units::bytes(prediction.temporary_bytes));
+    let seconds = |seconds: f64| units::seconds(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let mut text = format!("{:<14} {:>12} {:>12}\n", "phase", "time", "memory");
+    for phase in &prediction.phases {
+        let (time, memory) = (seconds(phase.seconds), units::bytes(phase.memory));
+        text += &format!("{:<14} {time:>12} {memory:>12}\n", phase.name);
+    }
+    let (time, memory) = (seconds(prediction.seconds()), units::bytes(prediction.memory()));
+    text += &format!("{:<14} {time:>12} {memory:>12}\n", "all");
+    text += &format!("\noutput: {}\n", units::bytes(prediction.output_bytes));
+    text += &format!("temporary files beside it: {}\n", units::bytes(prediction.temporary_bytes));
     if let Some(free) = prediction.free_bytes {
         let needed = prediction.output_bytes + prediction.temporary_bytes;
         let enough = if free < needed { "NOT enough" } else { "enough" };
-        println!("free there: {} ({enough})", units::bytes(free));
+        text += &format!("free there: {} ({enough})\n", units::bytes(free));
     }
-    println!("nothing was written");
-    Ok(())
+    text += "nothing was written";
+    output::print(false, &(), || text)
 }
 
 #[derive(Serialize)]
@@ -143,31 +162,54 @@ fn write_log(path: &Path, arguments: &Arguments, outcome: &Outcome, start: Insta
     std::fs::write(path, text + "\n").with_context(|| format!("{}: cannot write the log", path.display()))
 }
 
+/// Weights and bytes of a part of the output.
+#[derive(Serialize)]
+struct Part {
+    weights: u64,
+    bytes: u64,
+    bits_per_weight: f64,
+}
+
+impl Part {
+    fn new(weights: u64, bytes: u64) -> Option<Self> {
+        (weights > 0).then(|| Self { weights, bytes, bits_per_weight: bytes as f64 * 8.0 / weights as f64 })
+    }
+
+    fn text(&self, name: &str) -> String {
+        let bytes = units::bytes(self.bytes);
+        format!("\n{name}: {} weights in {bytes}, {:.4} bits/weight", self.weights, self.bits_per_weight)
+    }
+}
+
+#[derive(Serialize)]
+struct Written {
+    output: String,
+    bytes: u64,
+    bits_per_weight: f64,
+    linear_layers: Option<Part>,
+    embedding_and_head: Option<Part>,
+}
+
 /// Sizes of what was written.
-pub(super) fn print(output: &Path, outcome: &Outcome) {
-    let per_weight = |bytes: u64, weights: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
-    println!(
-        "{}: {}, {:.4} bits/weight over the whole file",
-        output.display(),
-        units::bytes(outcome.bytes),
-        per_weight(outcome.bytes, outcome.weights)
-    );
-    if outcome.linear_weights > 0 {
-        println!(
-            "linear layers: {} weights in {}, {:.4} bits/weight",
-            outcome.linear_weights,
-            units::bytes(outcome.linear_bytes),
-            per_weight(outcome.linear_bytes, outcome.linear_weights)
-        );
-    }
-    if outcome.embedding_weights > 0 {
-        println!(
-            "embedding and output head: {} weights in {}, {:.4} bits/weight",
-            outcome.embedding_weights,
-            units::bytes(outcome.embedding_bytes),
-            per_weight(outcome.embedding_bytes, outcome.embedding_weights)
-        );
-    }
+pub(super) fn print(path: &Path, outcome: &Outcome, json: bool) -> Result<()> {
+    let written = Written {
+        output: path.display().to_string(),
+        bytes: outcome.bytes,
+        bits_per_weight: outcome.bytes as f64 * 8.0 / outcome.weights.max(1) as f64,
+        linear_layers: Part::new(outcome.linear_weights, outcome.linear_bytes),
+        embedding_and_head: Part::new(outcome.embedding_weights, outcome.embedding_bytes),
+    };
+    output::print(json, &written, || {
+        let part = |part: &Option<Part>, name| part.as_ref().map_or(String::new(), |part| part.text(name));
+        format!(
+            "{}: {}, {:.4} bits/weight over the whole file{}{}",
+            written.output,
+            units::bytes(written.bytes),
+            written.bits_per_weight,
+            part(&written.linear_layers, "linear layers"),
+            part(&written.embedding_and_head, "embedding and output head")
+        )
+    })
 }
 
 fn plain_options(arguments: &Arguments) -> Result<PlainOptions> {

@@ -1,6 +1,6 @@
 //! `wsic eval`: perplexity, and KL divergence from a reference model.
 
-use super::Context;
+use super::{output, Context};
 use crate::import::{self, Input};
 use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
 use crate::model::{Model, TensorSource, Tokenizer};
@@ -126,29 +126,30 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             top1_se: found.same_top.standard_error,
         }),
     };
-    if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
-        return Ok(());
-    }
+    output::print(arguments.json, &report, || text(own, against))
+}
+
+/// The figures in llama-perplexity's form.
+fn text(own: Perplexity, against: Option<Divergence>) -> String {
     let line = |name: &str, value: Estimate| {
-        println!("{name:<18}: {:10.6} ± {:.6}", value.mean, value.standard_error)
+        format!("{name:<18}: {:10.6} ± {:.6}\n", value.mean, value.standard_error)
     };
-    println!("====== Perplexity statistics ({} scored tokens) ======", own.tokens);
-    line("Mean PPL(Q)", own.perplexity);
+    let mut text = format!("====== Perplexity statistics ({} scored tokens) ======\n", own.tokens);
+    text += &line("Mean PPL(Q)", own.perplexity);
     if let Some(found) = against {
-        line("Mean PPL(base)", found.reference.perplexity);
-        println!("\n====== KL divergence statistics (nats per token) ======");
-        line("Mean    KLD", found.kl);
-        println!("{:<18}: {:10.6}", "Maximum KLD", found.kl_max);
-        println!("{:<18}: {:10.6}", "99.0%   KLD", found.kl_99);
-        println!("{:<18}: {:10.6}", "Median  KLD", found.kl_median);
-        println!("\n====== Token probability statistics ======");
-        println!(
-            "{:<18}: {:7.3} ± {:.3} %",
+        text += &line("Mean PPL(base)", found.reference.perplexity);
+        text += "\n====== KL divergence statistics (nats per token) ======\n";
+        text += &line("Mean    KLD", found.kl);
+        text += &format!("{:<18}: {:10.6}\n", "Maximum KLD", found.kl_max);
+        text += &format!("{:<18}: {:10.6}\n", "99.0%   KLD", found.kl_99);
+        text += &format!("{:<18}: {:10.6}\n", "Median  KLD", found.kl_median);
+        text += "\n====== Token probability statistics ======\n";
+        text += &format!(
+            "{:<18}: {:7.3} ± {:.3} %\n",
             "Same top p",
             found.same_top.mean * 100.0,
             found.same_top.standard_error * 100.0
         );
     }
-    Ok(())
+    text
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 /// Make one model of the parts that `wsic convert --only` wrote.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  wsic merge part-*.gguf -o small.gguf\n\nParts must come from one model, one set of settings and one plan; together they hold every tensor once."
+    after_help = "Examples:\n  wsic merge part-*.gguf -o small.gguf\n  wsic merge part-*.gguf -o small.gguf --split-size 4GB\n\nParts must come from one model, one set of settings and one plan; together they hold every tensor once."
 )]
 pub(crate) struct Arguments {
     /// Parts, in any order.
@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Split the output into files NAME-00001-of-000NN.gguf of at most this size each (or of one tensor).
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
     split_size: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
@@ -31,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let start = Instant::now();
     let listener = Bars::new(context);
     let outcome = merge(&arguments.parts, &arguments.output, arguments.split_size, &listener)?;
-    convert::print(&arguments.output, &outcome);
+    convert::print(&arguments.output, &outcome, arguments.json)?;
     listener.done(start);
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! The command line: one file per command; the only place that prints.
 //!
 //! Results go to standard output, progress and messages to standard error. Exit codes: 0 success, 1 failure (a file
-//! that cannot be read, a check that failed), 2 wrong usage.
+//! that cannot be read, a check that failed), 2 wrong usage. `docs/COMMANDS.md` holds the help of every command.
 
 mod bench;
 mod calibrate;
 mod compare;
 mod convert;
+mod documents;
 mod eval;
 mod inspect;
+mod memory;
 mod merge;
+mod output;
 mod plan;
 mod plot;
 mod progress;
@@ -22,7 +25,8 @@ mod units;
 mod unpack;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Shrinks language models for local inference: WaterSIC quantization, entropy-coded GGUF tensors.
@@ -32,7 +36,8 @@ use std::process::ExitCode;
     version,
     max_term_width = 100,
     propagate_version = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = AFTER_HELP
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -41,8 +46,11 @@ struct Arguments {
     #[arg(long, global = true, value_name = "N", env = "WSIC_THREADS")]
     threads: Option<usize>,
     /// Print no progress and no notes.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Say more on standard error: each tensor when it is done, times, memory.
+    #[arg(long, short, global = true)]
+    verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,13 +68,31 @@ enum Command {
     Retag(retag::Arguments),
     Skeleton(skeleton::Arguments),
     Bench(bench::Arguments),
+    Completions(documents::CompletionsArguments),
+    Man(documents::ManArguments),
 }
 
 /// What every command can ask for.
 struct Context {
     quiet: bool,
+    verbose: bool,
     /// What `--threads` says.
     threads: Option<usize>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  wsic convert model.gguf -o small.gguf --bpw 2.5
+  wsic run small.gguf -p 'The capital of France is'
+  wsic convert --help
+
+Results go to standard output, progress and messages to standard error; --json prints results as JSON.
+Exit codes: 0 success, 1 failure (an error, or a check that failed), 2 wrong usage.
+Environment: WSIC_THREADS (as --threads), WSIC_ISA (scalar, avx2, avx2-vnni or avx512), NO_COLOR (no colours).";
+
+/// All commands with their arguments, for documents made from them.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the command line, runs the command, prints errors.
@@ -77,7 +103,15 @@ pub fn main() -> ExitCode {
         eprintln!("error: cannot start {threads} threads: {error}");
         return ExitCode::FAILURE;
     }
-    let context = Context { quiet: arguments.quiet, threads: arguments.threads };
+    let context = Context { quiet: arguments.quiet, verbose: arguments.verbose, threads: arguments.threads };
+    if context.verbose {
+        eprintln!(
+            "wsic {}, {} threads, {}",
+            env!("CARGO_PKG_VERSION"),
+            rayon::current_num_threads(),
+            crate::kernels::Isa::selected()
+        );
+    }
     let result = match arguments.command {
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Calibrate(arguments) => calibrate::run(&arguments, &context),
@@ -92,19 +126,37 @@ pub fn main() -> ExitCode {
         Command::Retag(arguments) => retag::run(&arguments, &context),
         Command::Skeleton(arguments) => skeleton::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
+        Command::Completions(arguments) => documents::completions(&arguments, &context),
+        Command::Man(arguments) => documents::man(&arguments, &context),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads has read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            match std::io::stderr().is_terminal() && !no_colour {
+                true => eprintln!("\x1b[1;31merror:\x1b[0m {error:#}"),
+                false => eprintln!("error: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
+/// Whether standard output was closed by its reader.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(is_pipe)
+            || cause
+                .downcast_ref::<serde_json::Error>()
+                .is_some_and(|error| error.io_error_kind() == Some(std::io::ErrorKind::BrokenPipe))
+    })
+}
+
 /// Ends the program as the parser does on wrong usage.
 fn usage_error(message: &str) -> ! {
-    use clap::CommandFactory;
     Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
 }
 

@@ -2,7 +2,7 @@
 
 use super::progress::Bars;
 use super::settings::Settings;
-use super::Context;
+use super::{output, Context};
 use crate::convert::plan_steps;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// Parts quantized with earlier plans of the same settings.
     #[arg(long, value_name = "PART", num_args = 1..)]
     measured: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
@@ -47,7 +50,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         true => "settled: sizes at these steps meet the target",
         false => "to be checked with the sizes of the parts (--measured)",
     };
-    println!("{}: {state}", arguments.output.display());
+    let path = arguments.output.display().to_string();
+    let value = serde_json::json!({ "output": path, "settled": steps.settled() });
+    output::print(arguments.json, &value, || format!("{path}: {state}"))?;
     listener.done(start);
     Ok(())
 }

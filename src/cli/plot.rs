@@ -28,7 +28,7 @@ const HEIGHT: f64 = 420.0;
 /// Left, top, right, bottom.
 const MARGIN: [f64; 4] = [70.0, 36.0, 160.0, 52.0];
 /// Distinct for people who cannot tell red from green.
-const COLOURS: [&str; 8] =
+pub(super) const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999933"];
 
 /// Text that may stand in SVG and HTML.
@@ -37,7 +37,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// Round numbers in a range: 1, 2 or 5 times a power of ten apart.
-fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
+pub(super) fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let raw = (high - low).max(f64::MIN_POSITIVE) / 6.0;
     let power = 10f64.powf(raw.log10().floor());
     let step =
@@ -60,7 +60,7 @@ fn logarithmic_ticks(low: f64, high: f64) -> Vec<f64> {
     }
 }
 
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -23,6 +23,8 @@ pub(crate) fn bar(length: u64, label: impl Into<Cow<'static, str>>, quiet: bool)
 /// One progress bar, replaced with each phase.
 pub(crate) struct Bars {
     quiet: bool,
+    verbose: bool,
+    start: Instant,
     bar: Mutex<Option<ProgressBar>>,
     /// Name and start of each phase.
     phases: Mutex<Vec<(&'static str, Instant)>>,
@@ -30,7 +32,13 @@ pub(crate) struct Bars {
 
 impl Bars {
     pub(crate) fn new(context: &Context) -> Self {
-        Self { quiet: context.quiet, bar: Mutex::new(None), phases: Mutex::default() }
+        Self {
+            quiet: context.quiet,
+            verbose: context.verbose,
+            start: Instant::now(),
+            bar: Mutex::new(None),
+            phases: Mutex::default(),
+        }
     }
 
     /// Ends the last bar and says how long everything took.
@@ -78,6 +86,10 @@ impl Progress for Bars {
             if let Some(bar) = bar.as_ref() {
                 bar.set_message(item.to_owned());
                 bar.inc(steps);
+                if self.verbose {
+                    let time = units::seconds(self.start.elapsed());
+                    bar.suspend(|| eprintln!("{time:>12}  {}  {item}", bar.prefix()));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `wsic retag`: another type id for the WSIC tensors of a file (spec section 2, "Collision of the type id").
 
-use super::Context;
+use super::{output, Context};
 use crate::convert::TYPE_ID_KEY;
 use crate::gguf::{GgmlType, GgufFile, Limits, TensorInfo, Value, ValueType, WSIC_TYPE_ID};
 use anyhow::{bail, ensure, Context as _, Result};
@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// The new type id.
     #[arg(long, value_name = "ID")]
     type_id: u32,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
@@ -62,8 +65,9 @@ pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
     std::fs::write(&temporary, &bytes)
         .and_then(|()| std::fs::rename(&temporary, &arguments.output))
         .with_context(|| format!("{}: cannot write", arguments.output.display()))?;
-    println!("{}: type id {old} is now {new}", arguments.output.display());
-    Ok(())
+    let path = arguments.output.display().to_string();
+    let value = serde_json::json!({ "output": path, "old_type_id": old, "type_id": new });
+    output::print(arguments.json, &value, || format!("{path}: type id {old} is now {new}"))
 }
 
 /// Position of the type id of a tensor: after name, number of dimensions and dimensions.

@@ -1,9 +1,9 @@
 //! `wsic run`: continue a text or answer a question.
 
-use super::Context;
-use crate::runtime::{Arithmetic, End, RunOptions, Sampling, TextModel};
-use anyhow::{ensure, Context as _, Result};
-use std::io::{ErrorKind, Read, Write};
+use super::{memory, output, units, Context};
+use crate::runtime::{Arithmetic, End, Generation, RunOptions, Sampling, TextModel};
+use anyhow::{Context as _, Result};
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -14,8 +14,9 @@ Examples:
   wsic run small.gguf -p 'The capital of France is' -n 24 --temp 0
   wsic run small.gguf --chat -p 'Why is the sky blue?'
   wsic run small.gguf -f story.txt -n 500 --temp 1 --top-k 0 --top-p 0.9 --seed 7
+  wsic run small.gguf -p 'Once upon a time' --json | jq -r .text
 
-The text goes to standard output, speeds to standard error. Equal settings and seeds give equal texts, whatever the
+The text goes to standard output, speeds to standard error (with --verbose memory too). Equal settings and seeds give equal texts, whatever the
 number of threads.")]
 pub(crate) struct Arguments {
     /// GGUF file, with or without WSIC tensors (the first one of a split model).
@@ -33,13 +34,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     chat: bool,
     /// Temperature; 0 always takes the likeliest token.
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature)]
     temp: f32,
     /// Draw from so many of the likeliest tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 40)]
     top_k: usize,
     /// Draw from the fewest likeliest tokens with this much probability; 1 for all.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = parse_share)]
     top_p: f32,
     /// Seed of the draws.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -47,6 +48,23 @@ pub(crate) struct Arguments {
     /// Multiply floats instead of 8-bit activations: slower, the same as the unpacked model.
     #[arg(long)]
     exact: bool,
+    /// Print text and speeds as JSON when all is done.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=f32::MAX).contains(&value) => Ok(value),
+        _ => Err("expected 0 or more".to_owned()),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected 0 to 1".to_owned()),
+    }
 }
 
 impl Arguments {
@@ -66,12 +84,6 @@ impl Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    ensure!(
-        arguments.temp.is_finite() && arguments.temp >= 0.0,
-        "--temp {}: expected 0 or more",
-        arguments.temp
-    );
-    ensure!((0.0..=1.0).contains(&arguments.top_p), "--top-p {}: expected 0 to 1", arguments.top_p);
     let text = arguments.text()?;
     let arithmetic = if arguments.exact { Arithmetic::Float } else { Arithmetic::Integer };
     let options = RunOptions { arithmetic, ..RunOptions::default() };
@@ -88,10 +100,14 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         top_p: arguments.top_p,
         seed: arguments.seed,
     };
-    let mut output = std::io::stdout().lock();
-    let mut failure = None;
+    let mut stdout = std::io::stdout().lock();
+    let (mut text, mut failure) = (String::new(), None);
     let generation = session.generate(&prompt, arguments.tokens, sampling, |piece| {
-        match output.write_all(piece.as_bytes()).and_then(|()| output.flush()) {
+        if arguments.json {
+            text.push_str(piece);
+            return ControlFlow::Continue(());
+        }
+        match stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failure = Some(error);
@@ -99,14 +115,14 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             }
         }
     })?;
-    match failure {
-        // Who reads has read enough.
-        Some(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-        Some(error) => return Err(error).context("cannot write the text"),
-        None => writeln!(output).or_else(|error| match error.kind() {
-            ErrorKind::BrokenPipe => Ok(()),
-            _ => Err(error),
-        })?,
+    if let Some(error) = failure {
+        return Err(error).context("cannot write the text");
+    }
+    if arguments.json {
+        drop(stdout);
+        output::print(true, &report(text, &generation), String::new)?;
+    } else {
+        writeln!(stdout)?;
     }
     if !context.quiet {
         let end = match generation.end {
@@ -121,5 +137,34 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             generation.speed(),
         );
     }
+    if context.verbose {
+        if let Some(memory) = memory::Resident::of_this_process() {
+            eprintln!(
+                "memory: {} resident, {} of it mapped files, {} its own",
+                units::bytes(memory.all),
+                units::bytes(memory.all.saturating_sub(memory.anonymous)),
+                units::bytes(memory.anonymous)
+            );
+        }
+    }
     Ok(())
+}
+
+/// What `--json` prints.
+fn report(text: String, generation: &Generation) -> serde_json::Value {
+    let end = match generation.end {
+        End::EndOfText => "end of text",
+        End::Length => "length",
+        End::ContextFull => "context full",
+        End::Stopped => "stopped",
+    };
+    serde_json::json!({
+        "text": text,
+        "prompt_tokens": generation.prompt_tokens,
+        "prompt_tokens_per_second": generation.prompt_speed(),
+        "generated_tokens": generation.tokens.len(),
+        "tokens_per_second": generation.speed(),
+        "end": end,
+        "resident_bytes": memory::Resident::of_this_process().map(|memory| memory.all),
+    })
 }

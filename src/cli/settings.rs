@@ -3,7 +3,7 @@
 use super::units;
 use crate::convert::options::{Calibration, Options, Target, TensorOverride};
 use crate::quantize::Method;
-use anyhow::{bail, Result};
+use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// Where statistics come from.
@@ -35,7 +35,7 @@ pub(super) struct Settings {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     /// Stored bits per weight of token embedding and output head [default: what the loss asks for].
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
     pub(super) embedding_bpw: Option<f64>,
     /// What to do with tensors whose name matches: bits per weight, METHOD:BITS, keep, f32, f16, bf16 or q8_0.
     /// Repeatable; the last match wins.
@@ -59,10 +59,10 @@ pub(super) struct Settings {
 #[group(multiple = false)]
 pub(super) struct TargetArguments {
     /// Stored bits per weight of the blocks' linear layers, all side information counted.
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
     pub(super) bpw: Option<f64>,
     /// Stored bits per weight of the whole file.
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
     pub(super) file_bpw: Option<f64>,
     /// Size of the whole file, never exceeded: 1.2GiB, 50MB, 700MiB.
     #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
@@ -87,20 +87,18 @@ impl CalibrationArguments {
     }
 }
 
-/// Checks a rate.
-pub(super) fn bits(name: &str, value: Option<f64>) -> Result<Option<f64>> {
-    match value {
-        Some(bits) if !(0.1..=12.0).contains(&bits) => {
-            bail!("--{name} {bits}: expected 0.1 to 12 bits per weight")
-        }
-        other => Ok(other),
+/// A rate as an argument.
+pub(super) fn parse_bits(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(bits) if (0.1..=12.0).contains(&bits) => Ok(bits),
+        _ => Err("expected 0.1 to 12 bits per weight".to_owned()),
     }
 }
 
 impl Settings {
     /// A conversion with these settings.
     pub(super) fn options(&self, input: &Path, output: &Path) -> Result<Options> {
-        let target = match (bits("bpw", self.target.bpw)?, bits("file-bpw", self.target.file_bpw)?) {
+        let target = match (self.target.bpw, self.target.file_bpw) {
             (Some(bits), _) => Target::LinearBits(bits),
             (_, Some(bits)) => Target::FileBits(bits),
             _ => match self.target.size {
@@ -116,7 +114,7 @@ impl Settings {
             options.calibration = Calibration::Statistics(path.clone());
         }
         options.drift = !self.no_drift;
-        options.embedding_bits = bits("embedding-bpw", self.embedding_bpw)?;
+        options.embedding_bits = self.embedding_bpw;
         options.overrides.clone_from(&self.tensors);
         if self.method == "none" {
             super::usage_error("--method none is for `wsic convert`");

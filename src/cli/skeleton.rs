@@ -1,7 +1,7 @@
 //! `wsic skeleton`: what an unpatched llama.cpp has to be told of a model whose weights it gets from our library
 //! (`integrations/llama.cpp`).
 
-use super::{units, Context};
+use super::{output, units, Context};
 use crate::convert;
 use crate::gguf::{self, GgmlType, GgufModel, GgufWriter, TensorSpec, Value};
 use anyhow::{ensure, Result};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// data in place of the WSIC ones, which libggml-wsic.so supplies. Without that library it is a model of zeros.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  wsic skeleton model.gguf -o model-skeleton.gguf\n  GGML_BACKEND_PATH=libggml-wsic.so WSIC_MODEL=model.gguf llama-cli -m model-skeleton.gguf"
+    after_help = "Examples:\n  wsic skeleton model.gguf -o model-skeleton.gguf\n  GGML_BACKEND_PATH=libggml-wsic.so WSIC_MODEL=model.gguf llama-cli -m model-skeleton.gguf"
 )]
 pub(crate) struct Arguments {
     /// GGUF file with WSIC tensors (the first one of a split model).
@@ -19,6 +19,9 @@ pub(crate) struct Arguments {
     /// File to write. Its length is about that of a 4-bit model, but zeros take no room on disk.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Key of a skeleton: true.
@@ -61,11 +64,12 @@ pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
         }
     }
     let size = writer.finish()?;
-    println!(
-        "{}: {} of plain tensors, {coded} tensors without data, length {}",
-        arguments.output.display(),
-        units::bytes(stored),
-        units::bytes(size)
-    );
-    Ok(())
+    let path = arguments.output.display().to_string();
+    let value = serde_json::json!({
+        "output": path, "bytes": size, "stored_bytes": stored, "tensors_without_data": coded
+    });
+    output::print(arguments.json, &value, || {
+        let (stored, size) = (units::bytes(stored), units::bytes(size));
+        format!("{path}: {stored} of plain tensors, {coded} tensors without data, length {size}")
+    })
 }

@@ -11,6 +11,19 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// A number with its thousands apart: `134 515 008` (narrow spaces that do not break).
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A duration: `41 s`, `3 min 05 s`.
 pub(crate) fn seconds(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs();
@@ -64,6 +77,8 @@ mod tests {
         for bad in ["", "MB", "-1MB", "5 parsecs", "1e400", "nan"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }
+        assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!(count(999), "999");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(50_000_000), "50.00 MB");
         assert_eq!(seconds(std::time::Duration::from_secs(125)), "2 min 05 s");

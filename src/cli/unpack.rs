@@ -1,6 +1,6 @@
 //! `wsic unpack`: our tensors as ordinary ones, for runtimes that do not know the type.
 
-use super::{progress, units, Context};
+use super::{output, progress, units, Context};
 use crate::convert;
 use crate::gguf::{self, GgmlType, GgufModel, GgufModelWriter, TensorSpec, Value};
 use crate::runtime::dequantize_rows;
@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Type of the tensors that were quantized.
     #[arg(long = "type", value_name = "TYPE", default_value = "f16", value_parser = ["f16", "bf16", "f32", "q8_0"])]
     ty: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Whether the type is ours or one of ggml's quantized ones.
@@ -75,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     }
     let size = writer.finish()?;
     bar.finish_and_clear();
-    println!("{}: {} ({})", arguments.output.display(), units::bytes(size), arguments.ty);
-    Ok(())
+    let path = arguments.output.display().to_string();
+    let value = serde_json::json!({ "output": path, "bytes": size, "type": arguments.ty });
+    output::print(arguments.json, &value, || format!("{path}: {} ({})", units::bytes(size), arguments.ty))
 }

@@ -1,37 +1,57 @@
 //! `wsic verify`: every payload decoded, every checksum compared.
 
-use super::{progress, units, Context};
+use super::{output, progress, units, Context};
 use crate::gguf::{self, GgmlType, GgufModel};
 use crate::payload::Limits;
 use crate::runtime::{check_gaps, check_metadata, dequantize_rows, open_payload, TensorError};
 use anyhow::{bail, Context as _, Result};
 use rayon::prelude::*;
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// Check a model completely: container, payload headers, checksums, and every weight decoded.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  wsic verify model.gguf\n\nExit code 0 means every tensor decodes; 1 names the tensors that do not."
+    after_help = "Examples:\n  wsic verify model.gguf\n  wsic verify model.gguf --json\n\nExit code 0 means every tensor decodes; 1 names the tensors that do not."
 )]
 pub(crate) struct Arguments {
     /// GGUF file (the first one of a split model).
     model: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    wsic_tensors: usize,
+    wsic_bytes: u64,
+    other_tensors: usize,
+    /// What is wrong, one text for each damaged tensor.
+    damage: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
     check_metadata(&model).with_context(|| arguments.model.display().to_string())?;
     let bar = progress::bar(model.tensor_count() as u64, "verifying", context.quiet);
-    let (mut failures, mut payloads, mut payload_bytes, mut others) = (0, 0, 0u64, 0);
+    let mut report = Report {
+        model: arguments.model.display().to_string(),
+        wsic_tensors: 0,
+        wsic_bytes: 0,
+        other_tensors: 0,
+        damage: Vec::new(),
+    };
     for file in model.files() {
         for tensor in file.tensors() {
             bar.set_message(tensor.name.clone());
             let checked = if tensor.ty == GgmlType::Wsic {
-                payloads += 1;
-                payload_bytes += tensor.byte_len;
+                report.wsic_tensors += 1;
+                report.wsic_bytes += tensor.byte_len;
                 verify_payload(file, tensor)
             } else {
-                others += 1;
+                report.other_tensors += 1;
                 file.tensor_bytes(tensor).map(|_| ()).map_err(TensorError::from).and_then(|()| {
                     if tensor.is_unknown() {
                         return Ok(());
@@ -41,25 +61,33 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
                 })
             };
             if let Err(error) = checked {
-                failures += 1;
-                bar.suspend(|| println!("FAILED {error}"));
+                if !arguments.json {
+                    bar.suspend(|| println!("FAILED {error}"));
+                }
+                report.damage.push(error.to_string());
             }
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    if failures > 0 {
-        bail!("{}: {failures} tensors are damaged", arguments.model.display());
+    if !report.damage.is_empty() {
+        if arguments.json {
+            output::print(true, &report, String::new)?;
+        }
+        bail!("{}: {} tensors are damaged", report.model, report.damage.len());
     }
     for file in model.files() {
         check_gaps(file).with_context(|| file.path().display().to_string())?;
     }
-    println!(
-        "{}: {payloads} WSIC tensors ({}) decode with correct checksums, {others} other tensors are present",
-        arguments.model.display(),
-        units::bytes(payload_bytes)
-    );
-    Ok(())
+    output::print(arguments.json, &report, || {
+        format!(
+            "{}: {} WSIC tensors ({}) decode with correct checksums, {} other tensors are present",
+            report.model,
+            report.wsic_tensors,
+            units::bytes(report.wsic_bytes),
+            report.other_tensors
+        )
+    })
 }
 
 fn verify_payload(file: &gguf::GgufFile, tensor: &gguf::TensorInfo) -> Result<(), TensorError> {

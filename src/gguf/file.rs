@@ -107,6 +107,19 @@ impl GgufFile {
         })
     }
 
+    /// Drops the metadata entries whose keys `is_done` names, and lets the operating system take back the memory of the
+    /// file's header, for programs that have read what they need of both.
+    pub fn forget_metadata(&mut self, is_done: impl Fn(&str) -> bool) {
+        let keys: Vec<String> =
+            self.metadata.iter().map(|(key, _)| key).filter(|key| is_done(key)).map(str::to_owned).collect();
+        for key in keys {
+            self.metadata.remove(&key);
+        }
+        if let Ok(end) = usize::try_from(self.data_start) {
+            self.bytes.release(0..end.min(self.bytes.len()));
+        }
+    }
+
     /// Lets the operating system take back the memory of a tensor's data that was read. It can be read again.
     pub fn release(&self, tensor: &TensorInfo) {
         let start = self.data_start.checked_add(tensor.offset);

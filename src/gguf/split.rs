@@ -154,6 +154,13 @@ impl GgufModel {
         &self.files
     }
 
+    /// Drops metadata of all files; see [`GgufFile::forget_metadata`].
+    pub fn forget_metadata(&mut self, is_done: impl Fn(&str) -> bool) {
+        for file in &mut self.files {
+            file.forget_metadata(&is_done);
+        }
+    }
+
     /// Path of the first file.
     pub fn path(&self) -> &Path {
         self.metadata().path()

@@ -7,6 +7,7 @@ use super::side_information::{self, SideInformation};
 use super::table::ClassTable;
 use super::tile::Tile;
 use super::{Geometry, Limits, ScaleKind, Trellis};
+use std::sync::Arc;
 
 /// Input column of a stream position that only fills a chunk.
 pub const PADDING: u32 = u32::MAX;
@@ -36,10 +37,28 @@ pub struct Matrix<'a> {
     offset: usize,
 }
 
+/// A class table, kept once however many classes use it.
+#[derive(Clone, Debug)]
+pub(super) enum SharedTable {
+    Standard(&'static ClassTable),
+    Own(Arc<ClassTable>),
+}
+
+impl std::ops::Deref for SharedTable {
+    type Target = ClassTable;
+
+    fn deref(&self) -> &ClassTable {
+        match self {
+            Self::Standard(table) => table,
+            Self::Own(table) => table,
+        }
+    }
+}
+
 /// A run of chunks that share a class table.
 #[derive(Clone, Debug)]
 pub struct Class {
-    pub(super) table: ClassTable,
+    pub(super) table: SharedTable,
     pub(super) table_identifier: Option<u8>,
     pub(super) first_chunk: usize,
     pub(super) chunks: usize,

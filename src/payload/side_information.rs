@@ -2,11 +2,12 @@
 
 use super::error::{ErrorKind, PayloadError};
 use super::layout::*;
-use super::open::{Class, Header, PADDING};
+use super::open::{Class, Header, SharedTable, PADDING};
 use super::side::{unzigzag, zigzag, NumberContexts, Prediction, SideDecoder, SideEncoder, TreeContexts};
 use super::standard::standard_table;
 use super::table::{ClassTable, Run, SLOTS};
 use super::{ScaleKind, Trellis};
+use std::sync::Arc;
 
 /// What the side information says, in the form decoders use.
 pub(super) struct SideInformation {
@@ -141,10 +142,11 @@ pub(super) fn read(
     for _ in 0..header.classes {
         let identifier = decoder.direct(8)?;
         let (table, table_identifier) = if identifier == INLINE_TABLE {
-            (read_table(decoder, &mut table_contexts, header.trellis)?, None)
+            let table = read_table(decoder, &mut table_contexts, header.trellis)?;
+            (SharedTable::Own(Arc::new(table)), None)
         } else {
             match standard_table(identifier as u8) {
-                Some(table) => (table.clone(), Some(identifier as u8)),
+                Some(table) => (SharedTable::Standard(table), Some(identifier as u8)),
                 None => return Err(bad(decoder, "the identifier of a standard table, or 255")),
             }
         };

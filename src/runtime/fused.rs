@@ -28,7 +28,7 @@ const TOKENS_AT_ONCE: usize = 256;
 /// nearly all of the input's energy.
 const TERMS: usize = 2;
 /// Bytes of rows that a table keeps of those looked up last.
-const KEPT_BYTES: usize = 1 << 20;
+const KEPT_BYTES: usize = 1 << 19;
 
 self_cell::self_cell!(
     /// A prepared matrix with the mapping that it borrows from.
@@ -50,6 +50,12 @@ fn with_scratch<R>(bytes: usize, call: impl FnOnce(&mut [u8]) -> R) -> R {
         scratch.reserve(bytes);
         call(scratch.as_bytes())
     })
+}
+
+/// Gives back all threads' working memory, which a prompt needs more of than single tokens do.
+pub(super) fn release_scratch() {
+    SCRATCH.set(Scratch::new());
+    rayon::broadcast(|_| SCRATCH.set(Scratch::new()));
 }
 
 /// A matrix of a WSIC tensor. Besides the mapped bytes it keeps tables of some 20 bytes for each input feature.

@@ -1,6 +1,6 @@
 //! Text generation: a model, its tokenizer and a key-value cache.
 
-use super::fused::Arithmetic;
+use super::fused::{release_scratch, Arithmetic};
 use super::pieces::Pieces;
 use super::sampling::{Drawer, Sampling};
 use super::source::FusedSource;
@@ -72,13 +72,16 @@ pub struct TextModel {
 
 impl TextModel {
     /// Opens a GGUF file (the first one of a split model), with or without WSIC tensors. The file is mapped and must
-    /// not be changed while it is in use.
+    /// not be changed while it is in use. The model's metadata has no `tokenizer.*` keys any more: they are in
+    /// [`tokenizer`](Self::tokenizer).
     ///
     /// # Errors
     /// [`GenerateError`], naming the file and the tensor or key.
     pub fn open(path: impl AsRef<Path>, options: &RunOptions) -> Result<Self, GenerateError> {
-        let container = GgufModel::open(path, &Limits::default())?;
+        let mut container = GgufModel::open(path, &Limits::default())?;
         let tokenizer = Tokenizer::from_metadata(container.metadata())?;
+        // Tokens and merges of a large vocabulary take megabytes.
+        container.forget_metadata(|key| key.starts_with("tokenizer."));
         let source = FusedSource::new(container, options.arithmetic);
         let coded = source.is_coded();
         let model = Arc::new(Model::open(Arc::new(source))?);
@@ -197,6 +200,9 @@ impl Session<'_> {
         let mut last = None;
         for part in tokens.chunks(PROMPT_TOKENS) {
             last = Some(self.decoder.append(&[(0, part)])?);
+        }
+        if tokens.len() > 1 {
+            release_scratch();
         }
         let hidden = last.ok_or(GenerateError::EmptyPrompt)?;
         let width = self.owner.model.hyperparameters().width;

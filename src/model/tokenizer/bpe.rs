@@ -1,10 +1,8 @@
 //! Byte-level byte pair encoding (`tokenizer.ggml.model` = "gpt2").
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
 
-use tokenizers::models::bpe::{Merges, Vocab, BPE};
-use tokenizers::Model as _;
-
+use super::join::join;
 use super::pretokenizer::PreTokenizer;
 use super::vocabulary::Vocabulary;
 use crate::gguf::Metadata;
@@ -60,19 +58,25 @@ impl ByteText {
     }
 }
 
+/// Two neighbouring tokens that become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Merge {
+    left: u32,
+    right: u32,
+    /// The lowest goes first.
+    rank: u32,
+    joined: u32,
+}
+
 /// A byte-level BPE tokenizer without its special tokens.
+#[derive(Debug)]
 pub struct BytePairs {
-    model: BPE,
+    /// In order of the pairs, each pair once.
+    merges: Vec<Merge>,
     words: PreTokenizer,
     byte_text: ByteText,
     /// Whether each byte is a token by itself.
     known: Vec<bool>,
-}
-
-impl std::fmt::Debug for BytePairs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BytePairs").field("words", &self.words).finish_non_exhaustive()
-    }
 }
 
 impl BytePairs {
@@ -83,57 +87,73 @@ impl BytePairs {
         words: PreTokenizer,
     ) -> Result<(Self, Option<String>), ModelError> {
         const MERGES: &str = "tokenizer.ggml.merges";
-        let mut merges: Merges = Vec::new();
-        let mut seen = HashSet::new();
+        let mut merges = Vec::new();
         let mut left_out = 0usize;
+        let mut joined = String::new();
         for (rank, merge) in metadata.strings(MERGES)?.enumerate() {
             // Both halves are shown text, which holds no space.
             let halves = std::str::from_utf8(merge).ok().and_then(|merge| {
                 let at = merge.char_indices().skip(1).find(|&(_, c)| c == ' ')?.0;
                 Some((merge.get(..at)?, merge.get(at + 1..)?))
             });
-            let Some((left, right)) = halves else {
+            let (Some((left, right)), Ok(rank)) = (halves, u32::try_from(rank)) else {
                 return Err(ModelError::metadata(
                     MERGES,
-                    "two texts with a space between",
+                    "two texts with a space between, less than 2^32 of them",
                     format!("{:?} as merge {rank}", String::from_utf8_lossy(merge)),
                 ));
             };
-            let known = |text: &str| vocabulary.find(text).is_some();
-            if !known(left) || !known(right) || !known(&format!("{left}{right}")) {
-                left_out += 1;
-            } else if seen.insert((left.to_owned(), right.to_owned())) {
-                merges.push((left.to_owned(), right.to_owned()));
+            joined.clear();
+            joined.push_str(left);
+            joined.push_str(right);
+            match (vocabulary.find(left), vocabulary.find(right), vocabulary.find(&joined)) {
+                (Some(left), Some(right), Some(joined)) => merges.push(Merge { left, right, rank, joined }),
+                _ => left_out += 1,
             }
         }
-        let tokens: Vocab = vocabulary.texts().map(str::to_owned).zip(0..).collect();
-        let model = BPE::builder()
-            .vocab_and_merges(tokens, merges)
-            .ignore_merges(words.whole_words)
-            .build()
-            .map_err(|error| ModelError::Tokenizer(format!("byte pair encoding: {error}")))?;
+        merges.sort_unstable();
+        merges.dedup_by_key(|merge| (merge.left, merge.right));
+        merges.shrink_to_fit();
         let warning = (left_out > 0)
             .then(|| format!("{left_out} merges (tokenizer.ggml.merges) name no token and are left out"));
         let byte_text = ByteText::new();
         let known =
             byte_text.to_char.iter().map(|c| vocabulary.find(c.encode_utf8(&mut [0; 4])).is_some()).collect();
-        Ok((Self { model, words, byte_text, known }, warning))
+        Ok((Self { merges, words, byte_text, known }, warning))
+    }
+
+    fn merge(&self, left: u32, right: u32) -> Option<&Merge> {
+        let at = self.merges.binary_search_by_key(&(left, right), |merge| (merge.left, merge.right));
+        self.merges.get(at.ok()?)
     }
 
     /// Appends the tokens of a text without special tokens.
-    pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), ModelError> {
+    pub fn encode(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
         let is_unknown = |byte: &u8| self.known.get(usize::from(*byte)) == Some(&false);
         for word in self.words.words(text) {
             // A byte without a token is dropped, and what stood around it does not merge.
             for part in word.as_bytes().split(is_unknown) {
-                let tokens = self
-                    .model
-                    .tokenize(&self.byte_text.show(part))
-                    .map_err(|error| ModelError::Tokenizer(format!("byte pair encoding: {error}")))?;
-                out.extend(tokens.iter().map(|token| token.id));
+                self.encode_part(vocabulary, &self.byte_text.show(part), out);
             }
         }
-        Ok(())
+    }
+
+    /// Appends the tokens of a word in its printable form, each character of which is a token.
+    fn encode_part(&self, vocabulary: &Vocabulary, shown: &str, out: &mut Vec<u32>) {
+        if self.words.whole_words {
+            if let Some(token) = vocabulary.find(shown) {
+                return out.push(token);
+            }
+        }
+        let pieces = join(
+            shown,
+            |character| vocabulary.find(character),
+            |left, right| {
+                let merge = self.merge(left.token?, right.token?)?;
+                Some((Reverse(merge.rank), merge.joined))
+            },
+        );
+        out.extend(pieces.filter_map(|piece| piece.token));
     }
 
     /// Appends the bytes that a token's stored text stands for.
@@ -150,7 +170,7 @@ mod tests {
     fn bytes_survive_the_printable_form() {
         let table = ByteText::new();
         assert_eq!(table.show(b" a\n"), "\u{120}a\u{10a}");
-        let mut distinct = HashSet::new();
+        let mut distinct = std::collections::HashSet::new();
         for byte in 0..=255u8 {
             let shown = table.to_char[usize::from(byte)];
             assert!(distinct.insert(shown));

@@ -1,14 +1,16 @@
 //! Text to token ids and back, from a model's own metadata.
 //!
 //! In: `tokenizer.*` metadata and text. Out: the ids the model was trained with, the same that llama.cpp gives.
-//! Two kinds exist: byte-level byte pair encoding ("gpt2", merged by the crate `tokenizers`) and SentencePiece by
+//! Two kinds exist: byte-level byte pair encoding ("gpt2", by the ranks of merges) and SentencePiece by
 //! scores ("llama"). Special tokens are cut out first, see [`partition`].
 
 mod bpe;
 mod chat;
+mod join;
 mod partition;
 mod pretokenizer;
 mod sentencepiece;
+mod texts;
 mod vocabulary;
 
 pub use chat::ChatFormat;
@@ -106,7 +108,7 @@ impl Tokenizer {
         for fragment in partition(vocabulary, &self.special, text, parse_special) {
             match (fragment, &self.kind) {
                 (Fragment::Token(token), _) => tokens.push(token),
-                (Fragment::Text(part), Kind::BytePairs(pairs)) => pairs.encode(part, &mut tokens)?,
+                (Fragment::Text(part), Kind::BytePairs(pairs)) => pairs.encode(vocabulary, part, &mut tokens),
                 (Fragment::Text(part), Kind::SentencePiece { bytes, space_prefix }) => {
                     let mut escaped = String::with_capacity(part.len() + 2);
                     if *space_prefix && after_special {

@@ -1,7 +1,6 @@
 //! The tokens of a model, from its metadata.
 
-use std::collections::HashMap;
-
+use super::texts::Texts;
 use crate::gguf::Metadata;
 use crate::model::error::ModelError;
 
@@ -38,10 +37,9 @@ impl TokenKind {
 /// The tokens, their kinds and scores, and which of them have a special meaning.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
-    texts: Vec<String>,
+    texts: Texts,
     kinds: Vec<TokenKind>,
     scores: Vec<f32>,
-    by_text: HashMap<String, u32>,
     /// Token that starts a sequence.
     pub bos: Option<u32>,
     /// Token that ends a sequence.
@@ -75,15 +73,15 @@ impl Vocabulary {
     /// Reads `tokenizer.ggml.*`. `add_bos` is the default of the tokenizer's kind where the file is silent.
     pub fn from_metadata(metadata: &Metadata, add_bos: bool) -> Result<Self, ModelError> {
         const TOKENS: &str = "tokenizer.ggml.tokens";
-        let mut texts = Vec::new();
         for (id, text) in metadata.strings(TOKENS)?.enumerate() {
-            let text = std::str::from_utf8(text)
+            std::str::from_utf8(text)
                 .map_err(|_| ModelError::metadata(TOKENS, "UTF-8", format!("other bytes in token {id}")))?;
-            texts.push(text.to_owned());
         }
-        if texts.is_empty() || u32::try_from(texts.len()).is_err() {
-            return Err(ModelError::metadata(TOKENS, "1 to 2^32-1 tokens", texts.len()));
-        }
+        let texts = Texts::new(metadata.strings(TOKENS)?.filter_map(|text| std::str::from_utf8(text).ok()));
+        let texts = texts.filter(|texts| texts.len() > 0).ok_or_else(|| {
+            let found = metadata.strings(TOKENS).map_or(0, |texts| texts.len());
+            ModelError::metadata(TOKENS, "1 to 2^32-2 tokens of less than 4 GiB", found)
+        })?;
         let check = |key: &str, len: usize| match len == texts.len() {
             true => Ok(()),
             false => Err(ModelError::metadata(key, format!("{} elements", texts.len()), len)),
@@ -118,20 +116,8 @@ impl Vocabulary {
             .into_iter()
             .flatten()
             .collect();
-        let by_text: HashMap<String, u32> =
-            texts.iter().enumerate().map(|(id, text)| (text.clone(), id as u32)).collect();
-        let mut vocabulary = Self {
-            texts,
-            kinds,
-            scores,
-            by_text,
-            bos,
-            eos,
-            unknown,
-            add_bos,
-            add_eos,
-            end_of_generation: vec![],
-        };
+        let mut vocabulary =
+            Self { texts, kinds, scores, bos, eos, unknown, add_bos, add_eos, end_of_generation: vec![] };
         for text in END_TEXTS {
             if let Some(id) = vocabulary.find(text) {
                 // A turn's end is a control token even where the file calls it ordinary text.
@@ -160,12 +146,12 @@ impl Vocabulary {
 
     /// Whether there is no token; never true for a vocabulary read from metadata.
     pub fn is_empty(&self) -> bool {
-        self.texts.is_empty()
+        self.texts.len() == 0
     }
 
     /// Stored text of a token (byte-level BPE texts are still in their printable form); empty beyond the end.
     pub fn text(&self, token: u32) -> &str {
-        self.texts.get(token as usize).map_or("", String::as_str)
+        self.texts.text(token)
     }
 
     /// Kind of a token.
@@ -180,7 +166,7 @@ impl Vocabulary {
 
     /// The token of exactly this stored text.
     pub fn find(&self, text: &str) -> Option<u32> {
-        self.by_text.get(text).copied()
+        self.texts.find(text)
     }
 
     /// Whether the token ends a turn or a text.
@@ -190,7 +176,7 @@ impl Vocabulary {
 
     /// Stored texts in order of ids.
     pub fn texts(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.texts.iter().map(String::as_str)
+        (0..self.len()).map(|id| self.text(id as u32))
     }
 
     /// Tokens that are looked for in a text before anything else, the longest first.
