@@ -27,9 +27,9 @@ pub mod payload;
 
 #[cfg(feature = "convert")]
 pub mod convert;
-#[cfg(feature = "convert")]
+#[cfg(feature = "formats")]
 pub mod gguf;
-#[cfg(feature = "convert")]
+#[cfg(feature = "formats")]
 pub mod import;
 #[cfg(feature = "convert")]
 pub mod model;

@@ -272,7 +272,7 @@ fn sources_of_few_bits_are_pointed_out() {
 fn a_dry_run_predicts_and_writes_nothing() {
     let bench = tiny("llama", |_| ());
     let before = std::fs::read_dir(bench.0.path()).unwrap().count();
-    let arguments = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "4", "--calibration", "text.txt"];
+    let arguments = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "10", "--calibration", "text.txt"];
     let output = bench.wsic(&[&arguments[..], &["--dry-run"]].concat()).success();
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     assert_eq!(std::fs::read_dir(bench.0.path()).unwrap().count(), before);
@@ -307,9 +307,12 @@ fn a_dry_run_predicts_and_writes_nothing() {
 #[test]
 fn a_tensor_may_have_a_rate_and_a_method_of_its_own() {
     let bench = Bench::new("F32");
-    let common =
-        ["convert", "hf", "-o", "a.gguf", "--bpw", "4", "--calibration", "text.txt", "--calibration-tokens"];
-    let own = ["1024", "--tensor", "ffn_down=rtn:7.5", "--tensor", "attn_v=8", "--tensor", "attn_k=f16"];
+    let tiny = Tiny { width: 64, feed_forward: 160, head_width: 16, vocabulary: 96, ..Tiny::LLAMA };
+    let mut model = TinyModel::new(tiny, 5);
+    model_support::add_tokenizer(&mut model.metadata, tiny.vocabulary);
+    model.write(&bench.path("model.gguf"));
+    let common = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "7", "--calibration", "text.txt"];
+    let own = ["--tensor", "ffn_down=rtn:7.5", "--tensor", "attn_v=9", "--tensor", "attn_k=f16"];
     bench.wsic(&[&common[..], &own, &["--log", "log.json"]].concat()).success();
     let log: serde_json::Value =
         serde_json::from_slice(&std::fs::read(bench.path("log.json")).unwrap()).unwrap();
@@ -319,9 +322,9 @@ fn a_tensor_may_have_a_rate_and_a_method_of_its_own() {
     };
     let down = tensor("blk.1.ffn_down.weight");
     assert_eq!((down["method"].as_str(), down["rate"].as_f64()), (Some("rtn"), Some(7.5)));
-    assert!((down["bits_per_weight"].as_f64().unwrap() - 7.5).abs() < 0.2, "{down}");
+    assert!((down["bits_per_weight"].as_f64().unwrap() - 7.5).abs() < 0.3, "{down}");
     let value = tensor("blk.0.attn_v.weight");
-    assert!(value["method"].is_null() && value["rate"].as_f64() == Some(8.0), "{value}");
+    assert!(value["method"].is_null() && value["rate"].as_f64() == Some(9.0), "{value}");
     assert_eq!(tensor("blk.0.attn_k.weight")["action"], "stored");
     // The methods differ in the trellis of the payload.
     let report = bench.wsic(&["inspect", "a.gguf", "--json"]).success();
@@ -331,6 +334,6 @@ fn a_tensor_may_have_a_rate_and_a_method_of_its_own() {
         all.iter().find(|tensor| tensor["name"] == name).unwrap()["payload"]["trellis"].clone()
     };
     assert_ne!(trellis("blk.1.ffn_down.weight"), trellis("blk.1.attn_v.weight"));
-    let bad = [&common[..], &["1024", "--tensor", "ffn_down=rtn"]].concat();
+    let bad = [&common[..], &["--tensor", "ffn_down=rtn"]].concat();
     bench.wsic(&bad).failure().stderr(predicates::str::contains("needs a rate"));
 }

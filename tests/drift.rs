@@ -35,7 +35,7 @@ impl Bench {
     }
 
     fn tensors(&self, name: &str) -> BTreeMap<String, Vec<u8>> {
-        let model = GgufModel::open(&self.path(name), &Limits::default()).unwrap();
+        let model = GgufModel::open(self.path(name), &Limits::default()).unwrap();
         let bytes = |tensor| model.tensor_bytes(tensor).unwrap().to_vec();
         model.tensors().map(|tensor| (tensor.name.clone(), bytes(tensor))).collect()
     }

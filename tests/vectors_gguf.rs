@@ -1,5 +1,5 @@
 //! The container layer of the library on the GGUF vectors.
-#![cfg(feature = "convert")]
+#![cfg(feature = "formats")]
 
 use std::path::PathBuf;
 use wsic::gguf::{GgmlType, GgufModel, Limits};
@@ -50,13 +50,18 @@ fn the_container_layer_refuses_what_it_can_see() {
         "payload-cut",
         "overlap",
         "overlap-from-before",
+        "overlap-by-a-huge-size",
+        "offset-at-the-end",
+        "offset-past-the-end",
+        "first-tensor-first",
     ];
+    let own = |name: &str| own.contains(&name) || name.starts_with("gguf-") || name.starts_with("split-");
     let mut seen = 0;
     for (path, _) in manifest().into_iter().filter(|(path, _)| path.starts_with("invalid/")) {
         let name = path.trim_start_matches("invalid/").trim_end_matches(".gguf");
         let opened = GgufModel::open(folder().join(&path), &Limits::default());
-        assert_eq!(opened.is_err(), own.contains(&name), "{path}: {:?}", opened.err());
-        seen += usize::from(own.contains(&name));
+        assert_eq!(opened.is_err(), own(name), "{path}: {:?}", opened.err());
+        seen += usize::from(own(name));
     }
-    assert_eq!(seen, own.len());
+    assert!(seen > 30, "{seen} files");
 }

@@ -1,8 +1,10 @@
 //! Integers and weights of rows, and their checksums.
 
-use crate::arguments::{addresses, apart, reference, require_length, slice, slice_mut, store};
+use crate::arguments::{addresses, apart, reference, require_length, slice, slice_mut, store, Plain};
 use crate::status::{guarded, Error, Failure, Status};
 use crate::tensor::Tensor;
+use std::ops::Range;
+use wsic_core::kernels::{KernelError, PreparedMatrix};
 
 /// Stores the size in bytes of the scratch that wsic_dequantize_rows, wsic_get_rows and wsic_decode_rows need, for any
 /// rows. Each thread needs one of its own.
@@ -25,6 +27,36 @@ pub unsafe extern "C" fn wsic_rows_scratch(
     unsafe { guarded(std::ptr::null_mut(), body) }
 }
 
+/// Calls `decode` for the tiles of `rows`, with the caller's buffers as slices.
+///
+/// # Safety
+/// `tensor` is null or open; the buffers, address and length, have their lengths; `error` is null or valid.
+unsafe fn whole_rows<T: Plain>(
+    tensor: *const Tensor,
+    matrix: usize,
+    rows: Range<usize>,
+    out: (*mut T, usize),
+    scratch: (*mut u8, usize),
+    error: *mut Error,
+    decode: impl FnOnce(&PreparedMatrix<'_>, Range<usize>, &mut [T], &mut [u8]) -> Result<(), KernelError>,
+) -> Status {
+    let body = || {
+        // SAFETY: the caller's promise.
+        let tensor = unsafe { reference(tensor, "tensor") }?;
+        let plan = tensor.matrix(matrix)?;
+        let tiles = Tensor::tiles(plan, rows)?;
+        let memory = addresses(scratch.0, scratch.1);
+        apart(addresses(out.0, out.1), &[memory.clone(), tensor.bytes()])?;
+        apart(memory, &[tensor.bytes()])?;
+        // SAFETY: the caller's promise; the buffers do not overlap, as checked.
+        let (out, scratch) =
+            unsafe { (slice_mut(out.0, out.1, "out")?, slice_mut(scratch.0, scratch.1, "scratch")?) };
+        Ok(decode(plan, tiles, out, scratch)?)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { guarded(error, body) }
+}
+
 /// Weights of rows `row_begin` to `row_end` - 1, row by row. `out_length` is (row_end - row_begin) * columns. Range,
 /// scratch (of wsic_rows_scratch) and threads as for wsic_matvec.
 ///
@@ -42,21 +74,14 @@ pub unsafe extern "C" fn wsic_dequantize_rows(
     scratch_length: usize,
     error: *mut Error,
 ) -> Status {
-    let body = || {
-        // SAFETY: the caller's promise.
-        let tensor = unsafe { reference(tensor, "tensor") }?;
-        let plan = tensor.matrix(matrix)?;
-        let tiles = Tensor::tiles(plan, row_begin..row_end)?;
-        let memory = addresses(scratch, scratch_length);
-        apart(addresses(out, out_length), &[memory.clone(), tensor.bytes()])?;
-        apart(memory, &[tensor.bytes()])?;
-        // SAFETY: the caller's promise; the buffers do not overlap, as checked.
-        let (out, scratch) =
-            unsafe { (slice_mut(out, out_length, "out")?, slice_mut(scratch, scratch_length, "scratch")?) };
-        Ok(plan.dequantize_rows(tiles, out, scratch)?)
-    };
+    let out = (out, out_length);
+    let scratch = (scratch, scratch_length);
     // SAFETY: the caller's promise.
-    unsafe { guarded(error, body) }
+    unsafe {
+        whole_rows(tensor, matrix, row_begin..row_end, out, scratch, error, |plan, tiles, out, scratch| {
+            plan.dequantize_rows(tiles, out, scratch)
+        })
+    }
 }
 
 /// Weights of `count` rows in the order asked for, row by row: the lookup of an embedding. `out_length` is
@@ -117,21 +142,14 @@ pub unsafe extern "C" fn wsic_decode_rows(
     scratch_length: usize,
     error: *mut Error,
 ) -> Status {
-    let body = || {
-        // SAFETY: the caller's promise.
-        let tensor = unsafe { reference(tensor, "tensor") }?;
-        let plan = tensor.matrix(matrix)?;
-        let tiles = Tensor::tiles(plan, row_begin..row_end)?;
-        let memory = addresses(scratch, scratch_length);
-        apart(addresses(out, out_length), &[memory.clone(), tensor.bytes()])?;
-        apart(memory, &[tensor.bytes()])?;
-        // SAFETY: the caller's promise; the buffers do not overlap, as checked.
-        let (out, scratch) =
-            unsafe { (slice_mut(out, out_length, "out")?, slice_mut(scratch, scratch_length, "scratch")?) };
-        Ok(plan.decode_rows(tiles, out, scratch)?)
-    };
+    let out = (out, out_length);
+    let scratch = (scratch, scratch_length);
     // SAFETY: the caller's promise.
-    unsafe { guarded(error, body) }
+    unsafe {
+        whole_rows(tensor, matrix, row_begin..row_end, out, scratch, error, |plan, tiles, out, scratch| {
+            plan.decode_rows(tiles, out, scratch)
+        })
+    }
 }
 
 /// Compares the checksums of the tiles of rows `row_begin` to `row_end` - 1 with their bytes. The other calls leave

@@ -87,7 +87,7 @@ pub(crate) const ALL: [Status; 23] = [
 ];
 
 impl Status {
-    fn of_payload(kind: ErrorKind) -> Self {
+    pub(crate) fn of_payload(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::Truncated => Status::Truncated,
             ErrorKind::BadMagic => Status::BadMagic,

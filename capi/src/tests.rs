@@ -2,7 +2,7 @@
 
 use crate::status::{guarded, Error, Failure, Status, ALL};
 use std::ffi::{c_char, CStr};
-use wsic_core::payload::{Limits, Payload};
+use wsic_core::payload::{ErrorKind, Limits, Payload};
 
 fn record() -> Error {
     Error { status: Status::Ok, offset: 77, message: [1; 240] }
@@ -68,4 +68,12 @@ fn every_status_has_texts() {
     }
     assert!(ALL.is_sorted_by_key(|&status| status as i32));
     assert_eq!(text(crate::status::wsic_status_name(19)), "unknown");
+}
+
+#[test]
+fn classes_have_the_names_of_the_specification() {
+    for &kind in ErrorKind::ALL {
+        let status = Status::of_payload(kind);
+        assert_eq!(text(crate::status::wsic_status_name(status as i32)), kind.name());
+    }
 }

@@ -1,22 +1,23 @@
 //! Any bytes as a payload: opened, verified, decoded. The mutator damages payloads through their structure and makes
-//! checksums right again, so that the fuzzer reaches what lies behind them.
+//! checksums right again, so that the fuzzer reaches what lies behind them; now and then it draws a valid one.
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod draw;
 mod guard;
+mod inputs;
 
-use common::mutate::mutate;
-use common::resign::resign;
-use common::Random;
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use wsic::payload::{announced_length, Limits, Payload, MAX_INTEGER};
 
 const LIMITS: Limits = Limits { rows: 4096, columns: 1024, matrices: 64, rows_and_columns: 16_384 };
 /// Integers of the tiles that are decoded; larger tiles are legal and only slow.
 const MOST: usize = 1 << 18;
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|bytes: &[u8]| guard::in_time(3000, || decode(bytes)));
+
+fn decode(bytes: &[u8]) {
     wsic::payload::standard::standard_tables();
     let _ = announced_length(bytes);
     // The promise of the documentation of the limits.
@@ -54,18 +55,8 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(!good || weights.iter().all(|weight| weight.is_finite()), "a weight was not written");
         }
     }
-});
+}
 
 fuzz_mutator!(|data: &mut [u8], size: usize, most: usize, seed: u32| {
-    let mut random = Random(u64::from(seed) << 1 | 1);
-    random.next();
-    if random.below(3) == 0 {
-        let size = fuzzer_mutate(data, size, most);
-        resign(&mut data[..size], random.below(2) == 0);
-        return size;
-    }
-    let changed = mutate(&data[..size], &data[..size], &mut random);
-    let size = changed.len().min(most);
-    data[..size].copy_from_slice(&changed[..size]);
-    size
+    inputs::change(data, size, most, seed, 0)
 });

@@ -102,7 +102,9 @@ fn contents<'a>(columns: impl Iterator<Item = (u32, &'a [i32])>) -> Vec<(u32, &'
     contents
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|bytes: &[u8]| guard::in_time(5000, || check(bytes)));
+
+fn check(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
     let Ok(shape) = Shape::arbitrary(&mut u) else { return };
     let count = usize::from(shape.matrices % 3) + 1;
@@ -131,4 +133,4 @@ fuzz_target!(|bytes: &[u8]| {
         let wanted = contents(source.stream.iter().map(|column| (column.input, column.integers.as_slice())));
         assert!(got == wanted);
     }
-});
+}

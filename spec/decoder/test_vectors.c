@@ -3,6 +3,7 @@
  *     test_vectors vectors DIR                  prints "N passed, N failed"; 1 if any failed
  *     test_vectors dump [--verify] [--limits ROWS,COLUMNS,MATRICES,TOTAL] FILE ...
  *                                               verdict of each payload; what it decodes to goes to FILE.decoded
+ *     test_vectors multiply TERMS FILE ...      verdict of each payload; its products with a vector go to FILE.product
  *
  * Compile: cc -std=c99 -D_POSIX_C_SOURCE=200809L -O2 test_vectors.c -o test_vectors
  *
@@ -11,6 +12,7 @@
 #include "wsic.h"
 
 #include "gguf.h"
+#include "wsic_multiply.h"
 
 /* The four lists of one matrix (spec/vectors/README.md). */
 typedef struct {
@@ -322,10 +324,84 @@ static int run_dump(int count, char **paths) {
     return 0;
 }
 
+/* Products of all matrices with x[j] = (37 j mod 101 - 50) / 50, 40 times as large where 29 divides j. */
+static int multiply_payload(const uint8_t *bytes, size_t size, uint32_t terms, result *r) {
+    wsic_payload payload;
+    size_t all;
+    uint32_t index, j, tile;
+    int error = wsic_decode_all_memory(bytes, size, &limits, &all); /* opens all matrices */
+    if (!error) error = wsic_open(bytes, size, &limits, &payload);
+    for (index = 0; !error && index < payload.matrices; index++) {
+        wsic_matrix m;
+        wsic_vector vector;
+        size_t need_bytes, vector_bytes, scratch_bytes;
+        void *memory, *prepared, *scratch;
+        float *x = need(malloc(payload.columns * sizeof *x)), *y = need(calloc(payload.rows, sizeof *y));
+        for (j = 0; j < payload.columns; j++) {
+            x[j] = ((float)((uint64_t)37 * j % 101) - 50.0f) / 50.0f;
+            if (j % 29 == 0) x[j] *= 40.0f;
+        }
+        error = wsic_matrix_memory(&payload, index, &need_bytes);
+        memory = need(malloc(need_bytes + 1));
+        if (!error) error = wsic_open_matrix(&payload, index, memory, need_bytes, &m);
+        if (!error) {
+            vector_bytes = wsic_vector_memory(&m, terms);
+            scratch_bytes = wsic_multiply_memory(&m, terms);
+            prepared = need(malloc(vector_bytes));
+            scratch = need(malloc(scratch_bytes));
+            error = wsic_prepare(&m, x, terms, prepared, vector_bytes, &vector);
+            for (tile = 0; tile < m.tiles && !error; tile++)
+                error = wsic_multiply_tile(&m, tile, &vector, scratch, scratch_bytes,
+                                           y + (size_t)tile * m.rows_per_tile);
+            if (!error) put_words(r, 0, y, payload.rows);
+            free(prepared);
+            free(scratch);
+        }
+        free(memory);
+        free(x);
+        free(y);
+    }
+    return error;
+}
+
+static int run_multiply(uint32_t terms, int count, char **paths) {
+    int i;
+    for (i = 0; i < count; i++) {
+        size_t size;
+        uint8_t *bytes = read_file(paths[i], &size);
+        result r;
+        int error;
+        if (!bytes) {
+            fprintf(stderr, "cannot read %s\n", paths[i]);
+            return 2;
+        }
+        memset(&r, 0, sizeof r);
+        error = multiply_payload(bytes, size, terms, &r);
+        if (!error) {
+            char name[1024];
+            FILE *file;
+            snprintf(name, sizeof name, "%s.product", paths[i]);
+            file = fopen(name, "wb");
+            if (!file) {
+                fprintf(stderr, "cannot write %s\n", name);
+                return 2;
+            }
+            if (r.sizes[0]) fwrite(r.lists[0], 1, r.sizes[0], file);
+            if (fclose(file) != 0) return 2;
+        }
+        printf("%s\t%s\n", paths[i], wsic_error_name(error));
+        free(r.lists[0]);
+        free(bytes);
+    }
+    return 0;
+}
+
 int main(int count, char **arguments) {
     limits = wsic_default_limits;
     if (count == 3 && strcmp(arguments[1], "vectors") == 0) return run_vectors(arguments[2]);
     if (count >= 3 && strcmp(arguments[1], "dump") == 0) return run_dump(count - 2, arguments + 2);
-    fprintf(stderr, "test_vectors vectors DIR | test_vectors dump [--verify] [--limits R,C,M,T] FILE ...\n");
+    if (count >= 4 && strcmp(arguments[1], "multiply") == 0)
+        return run_multiply((uint32_t)strtoul(arguments[2], NULL, 10), count - 3, arguments + 3);
+    fprintf(stderr, "test_vectors vectors DIR | test_vectors multiply TERMS FILE ... | test_vectors dump [--verify] [--limits R,C,M,T] FILE ...\n");
     return 2;
 }

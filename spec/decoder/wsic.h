@@ -789,110 +789,209 @@ static int wsic__at_end(const wsic__bits *b) {
     return b->at == b->end || b->bytes[b->at >> 3] >> (b->at & 7) == 0;
 }
 
-static int wsic__escapes(const wsic_matrix *m, uint32_t rows, uint32_t steps, const uint8_t *bytes, size_t size,
-                         int32_t *integers) {
+typedef struct {
     wsic__bits bits;
-    uint32_t g = bytes[0];
-    uint64_t next = 0;
-    if (g > 24) return WSIC_BAD_ESCAPE;
-    bits.bytes = bytes + 1;
-    bits.at = 0;
-    bits.end = (uint64_t)8 * (size - 1);
-    bits.failed = 0;
-    do {
-        uint64_t high = wsic__unary(&bits), p = next + (high << g | wsic__take(&bits, g));
-        uint64_t e = wsic__unary(&bits), chunk, column;
-        uint32_t code, lane, row;
-        int32_t *m_at;
-        if (bits.failed || e > 22) return WSIC_BAD_ESCAPE;
-        code = (uint32_t)1 << e | wsic__take(&bits, (uint32_t)e);
-        if (bits.failed) return WSIC_BAD_ESCAPE;
-        next = p + 1;
-        lane = (uint32_t)(p % 64);
-        chunk = p / ((uint64_t)64 * steps);
-        if (chunk >= m->chunks) return WSIC_BAD_ESCAPE;
-        column = chunk * m->k + lane % m->k;
-        row = (uint32_t)(p / 64 % steps) * m->rows_per_step + (lane >> m->k_log2);
-        if (column < m->padding || row >= rows) return WSIC_BAD_ESCAPE;
-        m_at = &integers[(size_t)row * m->positions + (size_t)column];
-        *m_at += 4 * wsic__signed(code);
-        if (*m_at <= -((int32_t)1 << 23) || *m_at >= (int32_t)1 << 23) return WSIC_BAD_ESCAPE;
-    } while (!wsic__at_end(&bits));
-    return WSIC_OK;
+    uint32_t g, rows, steps;
+    uint64_t next; /* first symbol that may have an escape */
+    /* the escape read last: its symbol, place and addend */
+    uint64_t p;
+    uint32_t row, column;
+    int32_t addend;
+} wsic__escapes;
+
+/* Begins a list that is not empty. */
+static int wsic__first_escape(wsic__escapes *e, uint32_t rows, uint32_t steps, const uint8_t *bytes, size_t size) {
+    e->g = bytes[0];
+    e->rows = rows;
+    e->steps = steps;
+    e->next = 0;
+    e->bits.bytes = bytes + 1;
+    e->bits.at = 0;
+    e->bits.end = (uint64_t)8 * (size - 1);
+    e->bits.failed = 0;
+    return e->g > 24 ? WSIC_BAD_ESCAPE : WSIC_OK;
+}
+
+static int wsic__next_escape(const wsic_matrix *m, wsic__escapes *e) {
+    uint64_t high = wsic__unary(&e->bits), exponent, chunk, column;
+    uint32_t code, lane;
+    e->p = e->next + (high << e->g | wsic__take(&e->bits, e->g));
+    exponent = wsic__unary(&e->bits);
+    if (e->bits.failed || exponent > 22) return WSIC_BAD_ESCAPE;
+    code = (uint32_t)1 << exponent | wsic__take(&e->bits, (uint32_t)exponent);
+    if (e->bits.failed) return WSIC_BAD_ESCAPE;
+    e->next = e->p + 1;
+    e->addend = 4 * wsic__signed(code);
+    lane = (uint32_t)(e->p % 64);
+    chunk = e->p / ((uint64_t)64 * e->steps);
+    if (chunk >= m->chunks) return WSIC_BAD_ESCAPE;
+    column = chunk * m->k + lane % m->k;
+    e->column = (uint32_t)column;
+    e->row = (uint32_t)(e->p / 64 % e->steps) * m->rows_per_step + (lane >> m->k_log2);
+    return column < m->padding || e->row >= e->rows ? WSIC_BAD_ESCAPE : WSIC_OK;
+}
+
+/* Whether an integer is in the legal range. */
+static int wsic__legal(int32_t m) { return m > -((int32_t)1 << 23) && m < (int32_t)1 << 23; }
+
+static int wsic__add_escapes(const wsic_matrix *m, uint32_t rows, uint32_t steps, const uint8_t *bytes, size_t size,
+                             int32_t *integers) {
+    wsic__escapes e;
+    int error = wsic__first_escape(&e, rows, steps, bytes, size);
+    while (!error) {
+        int32_t *at;
+        error = wsic__next_escape(m, &e);
+        if (error) break;
+        at = &integers[(size_t)e.row * m->positions + e.column];
+        *at += e.addend;
+        if (!wsic__legal(*at)) return WSIC_BAD_ESCAPE;
+        if (wsic__at_end(&e.bits)) break;
+    }
+    return error;
 }
 
 /* Section 5.3. */
 
+/* Values of one chunk: m + offset is 0 to 255 for every legal table, and a multiple of 4 leaves bit 1 alone. */
+#define WSIC__MOST_VALUES (64 * 256)
+
+/* The lanes of a tile between two chunks, and what is left of its bytes. */
+typedef struct {
+    uint8_t high[64], low[64];
+    const uint8_t *raw, *at, *end;
+} wsic__lanes;
+
+static int wsic__start_tile(const wsic_matrix *m, uint32_t steps, const uint8_t *bytes, const uint8_t *end,
+                            wsic__lanes *l) {
+    size_t raw_bytes = (size_t)(m->raw_per_step * steps);
+    int lane;
+    l->raw = bytes;
+    l->at = bytes + raw_bytes + 128;
+    l->end = end;
+    memcpy(l->high, bytes + raw_bytes, 64);
+    memcpy(l->low, bytes + raw_bytes + 64, 64);
+    for (lane = 0; lane < 64; lane++)
+        if (l->high[lane] == 0) return WSIC_CORRUPT_TILE;
+    return WSIC_OK;
+}
+
+static int wsic__end_tile(const wsic__lanes *l) {
+    int lane;
+    for (lane = 0; lane < 64; lane++)
+        if (l->high[lane] != 1 || l->low[lane] != 0) return WSIC_CORRUPT_TILE;
+    return l->at == l->end ? WSIC_OK : WSIC_CORRUPT_TILE;
+}
+
+static const uint8_t wsic__next_states[2][8][2] = {
+    {{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
+    {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}}};
+
+#if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && !defined(WSIC_NO_NEON)
+#define WSIC_NEON
+#include "wsic_neon.h"
+#endif
+
 #define WSIC__LANE_BEGIN                                                                    \
-    const wsic_slot *slot = &slots[(uint32_t)(state[lane] & 1) << 8 | (x[lane] & 255)];     \
-    uint32_t value = (uint32_t)slot->integer; /* of any sign; only bit 1 is looked at */    \
-    uint32_t next = slot->frequency * (x[lane] >> 8) + slot->rank;
+    const wsic_slot *slot = &slots[(uint32_t)(state[lane] & 1) << 8 | l->low[lane]];        \
+    uint32_t value = (uint32_t)(slot->integer + offset);                                    \
+    uint32_t next = (uint32_t)slot->frequency * l->high[lane] + slot->rank;
 
 #define WSIC__LANE_END                                                                      \
-    for (i = 0; i < r; i++) value += (uint32_t)(raw[8 * i + (lane >> 3)] >> (lane & 7) & 1) << (i + 1); \
-    state[lane] = next_state[state[lane]][value >> 1 & 1]; /* the lowest bit of k */         \
-    x[lane] = next;                                                                         \
-    values[lane] = value;
+    for (i = 0; i < r; i++) value += (uint32_t)(l->raw[8 * i + (lane >> 3)] >> (lane & 7) & 1) << (i + 1); \
+    state[lane] = next_state[state[lane]][value >> 1 & 1]; /* the lowest bit of k */        \
+    l->high[lane] = (uint8_t)(next >> 8);                                                   \
+    l->low[lane] = (uint8_t)next;                                                           \
+    values[lane] = (uint8_t)value;
+
+/* A class as the chunks of a tile need it. */
+typedef struct {
+    const wsic_slot *slots;
+    uint32_t r;
+    int32_t offset; /* added to integers to make them unsigned */
+#ifdef WSIC_NEON
+    wsic__neon_table table;
+    int usable;
+#endif
+} wsic__class;
+
+static void wsic__select_class(const wsic_matrix *m, uint32_t of_class, wsic__class *c) {
+    int32_t least = 0;
+    int i;
+    c->slots = m->slots + (size_t)512 * of_class;
+    c->r = m->raw_bits[of_class];
+    for (i = 0; i < 512; i++)
+        if (c->slots[i].integer < least) least = c->slots[i].integer;
+    c->offset = (3 - least) / 4 * 4;
+#ifdef WSIC_NEON
+    c->usable = wsic__neon_make(c->slots, c->offset, &c->table);
+#endif
+}
+
+/* Values of the next chunk: 64 for each step. */
+static int wsic__chunk(const wsic_matrix *m, const wsic__class *c, uint32_t steps, wsic__lanes *l, uint8_t *values) {
+    const uint8_t(*next_state)[2] = wsic__next_states[m->trellis];
+    const wsic_slot *slots = c->slots;
+    int32_t offset = c->offset;
+    uint32_t r = c->r, lane, step = 0, i;
+    uint8_t state[64] = {0};
+#ifdef WSIC_NEON
+    if (c->usable) step = wsic__neon_steps(&c->table, m->trellis, r, steps, l, state, values);
+    values += (size_t)64 * step;
+#endif
+    for (; step < steps; step++) {
+        if (l->end - l->at >= 64) { /* enough for every lane: no branch */
+            for (lane = 0; lane < 64; lane++) {
+                WSIC__LANE_BEGIN
+                uint32_t small = next < 256;
+                next = small ? next << 8 | *l->at : next;
+                l->at += small;
+                WSIC__LANE_END
+            }
+        } else {
+            for (lane = 0; lane < 64; lane++) {
+                WSIC__LANE_BEGIN
+                if (next < 256) {
+                    if (l->at == l->end) return WSIC_CORRUPT_TILE;
+                    next = next << 8 | *l->at++;
+                }
+                WSIC__LANE_END
+            }
+        }
+        l->raw += (size_t)8 * r;
+        values += 64;
+    }
+    return WSIC_OK;
+}
 
 int wsic_decode_tile(const wsic_matrix *m, uint32_t tile, int32_t *integers, size_t capacity) {
-    static const uint8_t next_states[2][8][2] = {
-        {{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
-        {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}}};
-    const uint8_t(*next_state)[2] = next_states[m->trellis];
-    uint32_t x[64], values[64]; /* integers in two's complement */
-    uint8_t state[64];
-    uint32_t rows, steps, lane, chunk, step, i;
-    const uint8_t *bytes, *raw, *at, *end;
-    size_t size, escapes, raw_bytes;
+    uint8_t values[WSIC__MOST_VALUES];
+    wsic__lanes lanes;
+    wsic__class class_;
+    uint32_t rows, steps, chunk, row, i;
+    const uint8_t *bytes, *end;
+    size_t size, escapes;
+    int error;
     if (tile >= m->tiles) return WSIC_BAD_CALL;
     rows = wsic_rows_in(m, tile);
     steps = wsic__steps_in(m, tile);
     if (capacity / m->positions < rows) return WSIC_NO_MEMORY;
     bytes = wsic__tile(m, tile, &size);
     escapes = wsic__entry(m, tile, 1);
-    raw_bytes = (size_t)(m->raw_per_step * steps);
-    raw = bytes;
     end = bytes + (size - escapes);
-    at = bytes + raw_bytes + 128;
-    for (lane = 0; lane < 64; lane++) {
-        x[lane] = (uint32_t)bytes[raw_bytes + lane] << 8 | bytes[raw_bytes + 64 + lane];
-        if (x[lane] < 256) return WSIC_CORRUPT_TILE;
-    }
-    for (chunk = 0; chunk < m->chunks; chunk++) {
-        uint32_t of_class = m->chunk_class[chunk], r = m->raw_bits[of_class];
-        const wsic_slot *slots = m->slots + (size_t)512 * of_class;
-        memset(state, 0, sizeof state);
-        for (step = 0; step < steps; step++) {
-            uint32_t row = step * m->rows_per_step;
-            if (end - at >= 64) { /* enough for every lane: no branch */
-                for (lane = 0; lane < 64; lane++) {
-                    WSIC__LANE_BEGIN
-                    uint32_t small = next < 256;
-                    next = small ? next << 8 | *at : next;
-                    at += small;
-                    WSIC__LANE_END
-                }
-            } else {
-                for (lane = 0; lane < 64; lane++) {
-                    WSIC__LANE_BEGIN
-                    if (next < 256) {
-                        if (at == end) return WSIC_CORRUPT_TILE;
-                        next = next << 8 | *at++;
-                    }
-                    WSIC__LANE_END
-                }
-            }
-            raw += (size_t)8 * r;
-            for (i = 0; i < m->rows_per_step && row + i < rows; i++)
-                memcpy(&integers[(size_t)(row + i) * m->positions + (size_t)chunk * m->k], &values[i * m->k],
-                       m->k * sizeof values[0]);
+    error = wsic__start_tile(m, steps, bytes, end, &lanes);
+    for (chunk = 0; chunk < m->chunks && !error; chunk++) {
+        uint32_t of_class = m->chunk_class[chunk];
+        if (chunk == 0 || of_class != m->chunk_class[chunk - 1]) wsic__select_class(m, of_class, &class_);
+        error = wsic__chunk(m, &class_, steps, &lanes, values);
+        for (row = 0; row < rows && !error; row++) {
+            int32_t *out = &integers[(size_t)row * m->positions + (size_t)chunk * m->k];
+            for (i = 0; i < m->k; i++) out[i] = values[row * m->k + i] - class_.offset;
         }
     }
-    for (lane = 0; lane < 64; lane++)
-        if (x[lane] != 256) return WSIC_CORRUPT_TILE;
-    if (at != end) return WSIC_CORRUPT_TILE;
+    if (!error) error = wsic__end_tile(&lanes);
+    if (error) return error;
     for (i = 0; i < rows; i++) memset(&integers[(size_t)i * m->positions], 0, m->padding * sizeof integers[0]);
-    return escapes ? wsic__escapes(m, rows, steps, end, escapes, integers) : WSIC_OK;
+    return escapes ? wsic__add_escapes(m, rows, steps, end, escapes, integers) : WSIC_OK;
 }
 
 /* ---- Section 6: reconstruction ---- */

@@ -55,6 +55,9 @@ struct Kernels {
     /// Vectors of a matmul and rows of a get_rows.
     #[arg(long, value_name = "N", value_parser = parse_count, value_delimiter = ',', default_value = "128")]
     batch: Vec<usize>,
+    /// Integers of 8 bits that stand for one activation: 1, or 2 as `run` and the C interface use them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2), default_value = "1")]
+    terms: u8,
     /// Processor time for each case, at least.
     #[arg(long, value_name = "SECONDS", value_parser = parse_time, default_value = "0.6")]
     time: Duration,
@@ -78,6 +81,7 @@ struct Row {
     stored_bits: f64,
     threads: usize,
     batch: usize,
+    terms: usize,
     cold: bool,
     gweights_per_s: f64,
 }
@@ -96,6 +100,7 @@ impl Row {
             stored_bits: digits(stored_bits),
             threads: case.threads,
             batch: case.batch,
+            terms: case.terms,
             cold: case.cold,
             gweights_per_s: digits(gweights_per_s),
         }
@@ -209,7 +214,8 @@ fn cases(arguments: &Kernels, threads: &[usize]) -> Vec<Case> {
                 for &batch in batches {
                     for &threads in threads {
                         for &cold in cold {
-                            cases.push(Case { operation, rows, columns, bits, batch, threads, cold });
+                            let terms = usize::from(arguments.terms);
+                            cases.push(Case { operation, rows, columns, bits, batch, terms, threads, cold });
                         }
                     }
                 }

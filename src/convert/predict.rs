@@ -4,7 +4,7 @@
 //! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
 //! is what the phases hold at the same time, an upper bound.
 
-use super::drift::DRIFT_TOKENS;
+use super::drift::{DRIFT_TOKENS, MOMENT_BYTES};
 use super::error::ConvertError;
 use super::geometry::geometry;
 use super::options::{Calibration, Options, Target, MOST_BYTES_AT_ONCE};
@@ -298,9 +298,10 @@ fn drift_phase(
     let again = quantizing.iter().find(|phase| phase.name == "quantizing");
     let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
     let hidden = (2 * tokens * h.width * size_of::<f32>()) as u64;
-    let table = (h.vocabulary * h.width * size_of::<f32>()) as u64;
+    let table = (h.vocabulary.min(tokens) * h.width * size_of::<f32>()) as u64;
     // In double precision the moments learned from and held out, in single precision their joint and their blend.
-    let moments_bytes = widest * (widest * 48 + h.width as u64 * 24);
+    let moments_bytes =
+        (widest * widest * MOMENT_BYTES).min(MOST_BYTES_AT_ONCE) + widest * h.width as u64 * 24;
     PhasePrediction {
         name: "drift",
         // Each model passes a layer once to go on, and most of it again to show the inputs.

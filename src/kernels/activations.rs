@@ -8,7 +8,10 @@
 use super::error::{require, KernelError};
 use super::plan::{PreparedMatrix, GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
-use crate::payload::PADDING;
+use crate::payload::{LANES, PADDING};
+
+/// Most integers that stand for one number.
+pub(super) const MOST_TERMS: usize = 2;
 
 /// Vectors that the matrix product handles at a time.
 pub(super) const BLOCK: usize = 8;
@@ -77,7 +80,7 @@ impl PreparedMatrix<'_> {
         buffer: &'b mut [u8],
     ) -> Result<Activations<'b>, KernelError> {
         require("activations", batch.saturating_mul(self.columns()), x.len())?;
-        require("terms", terms.clamp(1, 2), terms)?;
+        require("terms", terms.clamp(1, MOST_TERMS), terms)?;
         let total = batch * terms;
         let positions = self.matrix.stream_length();
         let groups = self.groups();
@@ -154,6 +157,24 @@ impl Activations<'_> {
         let expected = plan.matrix.stream_length() * self.batch * self.terms;
         require("prepared activations", expected, self.integers.len())
     }
+}
+
+/// One term of a chunk's activations, repeated for all rows of a step: the operand of 64 products. `chunk` holds words
+/// of four columns, for each word all terms.
+pub(super) fn lanes_of_term(chunk: &[i8], terms: usize, term: usize) -> [i8; LANES] {
+    let mut lanes = [[0i8; 4]; LANES / 4];
+    let words = chunk.as_chunks::<4>().0.iter().skip(term).step_by(terms);
+    let mut count = 0;
+    for (lane, word) in lanes.iter_mut().zip(words) {
+        *lane = *word;
+        count += 1;
+    }
+    for index in count..lanes.len() {
+        lanes[index] = lanes[index - count];
+    }
+    let mut bytes = [0; LANES];
+    bytes.copy_from_slice(lanes.as_flattened());
+    bytes
 }
 
 /// Scale of a group and its inverse.

@@ -1,13 +1,13 @@
 //! The one place where an instruction set is chosen.
 
-use super::activations::BLOCK;
+use super::activations::{BLOCK, MOST_TERMS};
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
+use super::scalar;
 use super::stream::TileState;
-use super::{avx2, avx512, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2_product, avx512_product, vnni::Vnni};
+use super::{avx2, avx512, vnni::Vnni};
 
 /// Most tiles that any kernel decodes in turn.
 pub(super) const MOST_TILES: usize = 6;
@@ -15,9 +15,11 @@ pub(super) const MOST_TILES: usize = 6;
 /// Tiles that a kernel decodes in turn.
 pub(super) const fn interleave(isa: Isa) -> usize {
     match isa {
-        Isa::Scalar => 1,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx2Vnni => avx2::INTERLEAVE,
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => avx512::INTERLEAVE,
+        _ => scalar::INTERLEAVE,
     }
 }
 
@@ -45,36 +47,47 @@ impl<'s> States<'s> {
     }
 }
 
-/// Integers of `chunks` chunks of each tile times the activations, added to the accumulators; or, if there is a
-/// `start`, to this integer for each row, whatever the accumulators held.
+/// Operands of [`dot`]: activations, and the accumulators that products are added to.
 ///
-/// Accumulators: 16 i32 for each step and tile, tiles `stride` apart; their order is the kernel's own, and only
-/// [`flush`] reads them.
-#[allow(clippy::too_many_arguments)]
+/// Accumulators: 16 i32 for each step, tile and term; their order is the kernel's own, and only [`flush`] reads them.
+pub(super) struct Dot<'d> {
+    /// Integers of the chunks' columns: for each word of four columns all its terms.
+    pub(super) activations: &'d [i8],
+    /// 1 or 2.
+    pub(super) terms: usize,
+    /// What each row begins with, by term, if not with what its accumulators hold.
+    pub(super) start: Option<[i32; MOST_TERMS]>,
+    pub(super) accumulators: &'d mut [i32],
+    /// i32 from one tile to the next.
+    pub(super) tile_stride: usize,
+    /// i32 from one term of a tile to the next.
+    pub(super) term_stride: usize,
+}
+
+/// Integers of `chunks` chunks of each tile times the activations, added to the accumulators: decoded once, multiplied
+/// with each term.
 pub(super) fn dot(
     isa: Isa,
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    activations: &[i8],
-    start: Option<i32>,
     states: &mut [TileState<'_>],
-    accumulators: &mut [i32],
-    stride: usize,
+    operands: Dot<'_>,
 ) {
-    assert!(stride >= 16 * steps && accumulators.len() >= stride * states.len());
+    let Dot { activations, terms, tile_stride, term_stride, .. } = operands;
+    assert!((1..=MOST_TERMS).contains(&terms) && activations.len() == chunks * class.width * terms);
+    assert!(term_stride >= 16 * steps && tile_stride >= term_stride * terms);
+    assert!(tile_stride % 16 == 0 && term_stride % 16 == 0);
+    let accumulators = &operands.accumulators;
+    assert!(accumulators.len() >= tile_stride * states.len() && accumulators.as_ptr().align_offset(64) == 0);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe {
-            avx512::dot(class, chunks, steps, activations, start, states, accumulators, stride);
-        },
+        Isa::Avx512 => unsafe { avx512::dot(class, chunks, steps, states, operands) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx2Vnni => unsafe {
-            avx2::dot(class, chunks, steps, activations, start, states, accumulators, stride);
-        },
-        _ => scalar::dot(class, chunks, steps, activations, start, states, accumulators, stride),
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::dot(class, chunks, steps, states, operands) },
+        _ => scalar::dot(class, chunks, steps, states, operands),
     }
 }
 
@@ -90,7 +103,10 @@ pub(super) fn flush(isa: Isa, accumulators: &[i32], columns_per_chunk: usize, sc
         Isa::Avx2 | Isa::Avx2Vnni => unsafe {
             avx2::flush(accumulators, columns_per_chunk, scale, sums);
         },
-        _ => scalar::flush(accumulators, scale, sums),
+        _ => {
+            let _ = columns_per_chunk;
+            scalar::flush(accumulators, scale, sums);
+        }
     }
 }
 
@@ -134,12 +150,14 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel only visits what the slice holds.
-        Isa::Avx512 => unsafe { avx512_product::rearrange(values, columns_per_chunk) },
+        Isa::Avx512 => unsafe { avx512::rearrange(values, columns_per_chunk) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2_product::rearrange(values, columns_per_chunk) },
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::rearrange(values, columns_per_chunk) },
         // The portable kernel takes decoded order.
-        _ => {}
+        _ => {
+            let _ = (values, columns_per_chunk);
+        }
     }
 }
 
@@ -166,13 +184,13 @@ pub(super) fn multiply(isa: Isa, product: &Product<'_>, sums: &mut [f32], batch:
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512_product::multiply(product, sums, batch) },
+        Isa::Avx512 => unsafe { avx512::multiply(product, sums, batch) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2_product::multiply(product, sums, batch, Vnni::None) },
+        Isa::Avx2 => unsafe { avx2::multiply(product, sums, batch, Vnni::None) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above; `Vnni::detect` names what the machine has.
-        Isa::Avx2Vnni => unsafe { avx2_product::multiply(product, sums, batch, Vnni::detect()) },
+        Isa::Avx2Vnni => unsafe { avx2::multiply(product, sums, batch, Vnni::detect()) },
         _ => scalar::multiply(product, sums, batch),
     }
 }

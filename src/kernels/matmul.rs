@@ -65,6 +65,7 @@ pub(super) struct Product<'p> {
     pub(super) scales: &'p [f32],
     pub(super) corrections: &'p [i32],
     /// Whether values above 127 can occur.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) wide: bool,
 }
 
@@ -75,15 +76,18 @@ impl PreparedMatrix<'_> {
 
     /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors of `terms` terms.
     pub fn matmul_scratch_of_terms(&self, batch: usize, terms: usize) -> usize {
-        self.matmul_scratch(batch * terms)
+        self.product_scratch(batch * terms).max(self.matvec_scratch_of_terms(terms))
     }
 
     /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors of one term, for any range of tiles.
     pub fn matmul_scratch(&self, batch: usize) -> usize {
-        let sums = self.rows_padded() * batch.min(MOST_VECTORS);
-        let product =
-            self.decode_groups_scratch() + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums);
-        product.max(self.matvec_scratch())
+        self.matmul_scratch_of_terms(batch, 1)
+    }
+
+    /// Scratch bytes of [`Self::matmul_group`]; `vectors` counts terms.
+    fn product_scratch(&self, vectors: usize) -> usize {
+        let sums = self.rows_padded() * vectors.min(MOST_VECTORS);
+        self.decode_groups_scratch() + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums)
     }
 
     /// Product of the rows of `tiles` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these
@@ -101,21 +105,9 @@ impl PreparedMatrix<'_> {
         self.check_tiles(&tiles)?;
         let rows = self.rows_of(tiles.clone()).len();
         require("results", rows.saturating_mul(activations.batch), y.len())?;
-        if activations.batch == 1 && activations.terms == 1 {
+        if activations.batch == 1 {
             return self.matvec(tiles, activations, y, scratch);
         }
-        self.matmul_all(tiles, activations, y, scratch)
-    }
-
-    /// [`Self::matmul`] for any number of vectors and terms.
-    pub(super) fn matmul_all(
-        &self,
-        tiles: Range<usize>,
-        activations: &Activations<'_>,
-        y: &mut [f32],
-        scratch: &mut [u8],
-    ) -> Result<(), KernelError> {
-        let rows = self.rows_of(tiles.clone()).len();
         let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: activations.batch };
         self.matmul_to(tiles, activations, output, scratch)
     }
@@ -161,7 +153,7 @@ impl PreparedMatrix<'_> {
         let (batch, positions) = (activations.batch * terms, self.matrix.stream_length());
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
         let padded_rows = padded_steps(steps) * geometry.rows_per_step();
-        let mut carver = Carver::new(scratch, self.matmul_scratch(batch))?;
+        let mut carver = Carver::new(scratch, self.product_scratch(batch))?;
         // By tile, panel, vector and row of the panel.
         let sums = carver.take::<f32>(tiles.len() * padded_rows * count);
         // By tile, row and vector; terms of one number share it.

@@ -1,7 +1,7 @@
 //! Matrix times vector, straight from the coded form.
 
 use super::activations::Activations;
-use super::dispatch;
+use super::dispatch::{self, Dot};
 use super::error::{require, KernelError};
 use super::pass::padded_steps;
 use super::plan::PreparedMatrix;
@@ -10,7 +10,7 @@ use super::stream::{corrupt, tail_bytes, TileState};
 use crate::payload::{PayloadError, MAX_INTEGER};
 use std::ops::Range;
 
-/// i32 accumulators of one tile; the odd cache lines keep tiles apart in the cache.
+/// i32 accumulators of one tile and term; the odd cache lines keep tiles apart in the cache.
 const fn accumulator_stride(steps: usize) -> usize {
     16 * padded_steps(steps) + 16 * 5
 }
@@ -19,12 +19,18 @@ const fn accumulator_stride(steps: usize) -> usize {
 const SAFE_ADDEND: i32 = MAX_INTEGER - 255;
 
 impl PreparedMatrix<'_> {
-    /// Scratch bytes that [`Self::matvec`] needs, for any range of tiles.
+    /// Scratch bytes that [`Self::matvec`] needs for activations of one term, for any range of tiles.
     pub fn matvec_scratch(&self) -> usize {
+        self.matvec_scratch_of_terms(1)
+    }
+
+    /// The same for activations of `terms` terms.
+    pub(super) fn matvec_scratch_of_terms(&self, terms: usize) -> usize {
         let steps = self.geometry().steps();
         let tiles = dispatch::interleave(self.isa);
-        bytes_for::<i32>(tiles * accumulator_stride(steps))
-            + tiles * (bytes_for::<f32>(self.sums_per_tile()) + bytes_for::<u8>(tail_bytes(steps)))
+        bytes_for::<i32>(tiles * terms * accumulator_stride(steps))
+            + bytes_for::<f32>(tiles * terms * self.sums_per_tile())
+            + tiles * bytes_for::<u8>(tail_bytes(steps))
     }
 
     fn sums_per_tile(&self) -> usize {
@@ -35,8 +41,9 @@ impl PreparedMatrix<'_> {
     ///
     /// The result is the same on every instruction set, bit for bit. With D(g) the exact integer dot product of the
     /// row's unescaped integers and q over group g, and all operations in f32 with one rounding each:
-    /// `S = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order; `E = (0 + addend * x'[p]) + …` over the
-    /// row's escapes in stream order; `y = S + E`, times the row's scale if the matrix has row scales.
+    /// `S = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order, with two terms the sum of one S for each;
+    /// `E = (0 + addend * x'[p]) + …` over the row's escapes in stream order; `y = S + E`, times the row's scale if the
+    /// matrix has row scales.
     ///
     /// # Errors
     /// [`KernelError`]; of several damaged tiles the first is named.
@@ -54,9 +61,6 @@ impl PreparedMatrix<'_> {
         if self.matrix.tile_count() == 0 {
             y.fill(0.0);
             return Ok(());
-        }
-        if activations.terms > 1 {
-            return self.matmul_all(tiles, activations, y, scratch);
         }
         let mut y = y;
         self.for_each_group(tiles, |group| {
@@ -107,11 +111,14 @@ impl PreparedMatrix<'_> {
         let geometry = self.geometry();
         let (width, rows_per_step) = (geometry.columns_per_chunk(), geometry.rows_per_step());
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
-        let stride = accumulator_stride(steps);
-        let per_tile = padded_steps(steps) * rows_per_step;
-        let mut carver = Carver::new(scratch, self.matvec_scratch())?;
-        let accumulators = carver.take::<i32>(count * stride);
-        let sums = carver.take::<f32>(count * per_tile);
+        let terms = activations.terms;
+        let term_stride = accumulator_stride(steps);
+        let tile_stride = terms * term_stride;
+        let per_term = padded_steps(steps) * rows_per_step;
+        let mut carver = Carver::new(scratch, self.matvec_scratch_of_terms(terms))?;
+        let accumulators = carver.take::<i32>(count * tile_stride);
+        // By tile, term and row.
+        let sums = carver.take::<f32>(count * terms * per_term);
         sums.fill(0.0);
         let mut states = dispatch::States::new();
         for tile in tiles.clone() {
@@ -128,18 +135,26 @@ impl PreparedMatrix<'_> {
             while chunk < end {
                 let group = chunk / group_chunks;
                 let stop = end.min((group + 1) * group_chunks);
-                let x = &activations.integers[chunk * width..stop * width];
-                let start = (chunk % group_chunks == 0).then(|| activations.corrections[group]);
-                dispatch::dot(self.isa, class, stop - chunk, steps, x, start, states, accumulators, stride);
+                let of_group = group * terms..(group + 1) * terms;
+                let start = (chunk % group_chunks == 0).then(|| {
+                    let corrections = &activations.corrections[of_group.clone()];
+                    std::array::from_fn(|term| corrections.get(term).copied().unwrap_or(0))
+                });
+                let operands = Dot {
+                    activations: &activations.integers[chunk * width * terms..stop * width * terms],
+                    terms,
+                    start,
+                    accumulators,
+                    tile_stride,
+                    term_stride,
+                };
+                dispatch::dot(self.isa, class, stop - chunk, steps, states, operands);
                 if stop % group_chunks == 0 || stop == last {
-                    for (accumulators, sums) in accumulators.chunks(stride).zip(sums.chunks_mut(per_tile)) {
-                        dispatch::flush(
-                            self.isa,
-                            &accumulators[..used],
-                            width,
-                            activations.scales[group],
-                            sums,
-                        );
+                    // Tiles and terms alike.
+                    let scales = activations.scales[of_group].iter().cycle();
+                    let parts = accumulators.chunks(term_stride).zip(sums.chunks_mut(per_term));
+                    for ((accumulators, sums), &scale) in parts.zip(scales) {
+                        dispatch::flush(self.isa, &accumulators[..used], width, scale, sums);
                     }
                 }
                 chunk = stop;
@@ -147,7 +162,7 @@ impl PreparedMatrix<'_> {
         }
 
         let mut y = y;
-        for ((tile, state), sums) in tiles.clone().zip(states).zip(sums.chunks(per_tile)) {
+        for ((tile, state), sums) in tiles.clone().zip(states).zip(sums.chunks(terms * per_term)) {
             if !state.complete() {
                 return Err(self.first_error(tiles));
             }
@@ -159,7 +174,14 @@ impl PreparedMatrix<'_> {
             if self.add_escapes(tile, add).is_err() {
                 return Err(self.first_error(tiles));
             }
-            here.iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+            let (first, rest) = sums.split_at(per_term);
+            if rest.is_empty() {
+                here.iter_mut().zip(first).for_each(|(value, sum)| *value += sum);
+            } else {
+                for (value, (first, second)) in here.iter_mut().zip(first.iter().zip(rest)) {
+                    *value += first + second;
+                }
+            }
             if let Some(scales) = self.matrix.row_scales() {
                 let first = tile * geometry.rows_per_tile();
                 for (value, scale) in here.iter_mut().zip(&scales[first..]) {

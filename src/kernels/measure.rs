@@ -58,6 +58,8 @@ pub struct Case {
     pub bits: f64,
     /// Vectors of a matmul, rows of a get_rows; else 1.
     pub batch: usize,
+    /// Integers that stand for one activation, 1 or 2 (see [`PreparedMatrix::prepare_terms`]).
+    pub terms: usize,
     /// Threads, each with its own share of the tiles.
     pub threads: usize,
     /// Whether the working set exceeds the caches: copies of the matrix take turns.
@@ -130,9 +132,11 @@ impl Noise {
     }
 }
 
-/// The geometry that the converter would choose for a matrix of so many columns.
-pub fn usual_geometry(columns: usize) -> Geometry {
-    let (width, steps) = if columns >= 2048 { (64, 128) } else { (16, 64) };
+/// The geometry that the converter chooses for a linear layer of this shape: tiles of equal height.
+pub fn usual_geometry(rows: usize, columns: usize) -> Geometry {
+    let (width, most) = if columns >= 2048 { (64, 128) } else { (16, 192) };
+    let all = rows.div_ceil(64 / width).max(1);
+    let steps = all.div_ceil(all.div_ceil(most));
     Geometry::new(width, steps).unwrap_or_else(|| unreachable!("legal constants"))
 }
 
@@ -149,7 +153,7 @@ pub fn synthetic_payload(rows: usize, columns: usize, bits: f64, seed: u64) -> V
 }
 
 fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> Vec<u8> {
-    let geometry = usual_geometry(columns);
+    let geometry = usual_geometry(rows, columns);
     let mut noise = Noise(seed | 1);
     // One period of integers is drawn and repeated over rows: the kernels' work depends on statistics alone.
     let period = rows.min(1024);
@@ -244,13 +248,13 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Res
     let x: Vec<f32> = (0..case.columns * case.batch).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let batch = if case.operation == Operation::Matmul { case.batch } else { 1 };
     let x = &x[..case.columns * batch];
-    let mut buffer = vec![0; plan.activation_bytes(batch)];
+    let terms = case.terms;
+    let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, terms)];
     let mut spare = buffer.clone();
-    let activations = plan.prepare(x, batch, &mut buffer)?;
+    let activations = plan.prepare_terms(x, batch, terms, &mut buffer)?;
     let threads = case.threads.clamp(1, plan.tiles());
     let rows: Vec<u32> = (0..case.batch).map(|i| (i * 997 % case.rows) as u32).collect();
-    let scratch = [plan.matvec_scratch(), plan.matmul_scratch(batch), plan.dequantize_scratch()];
-    let scratch = scratch.into_iter().max().unwrap_or(0);
+    let scratch = plan.matmul_scratch_of_terms(batch, terms).max(plan.dequantize_scratch());
     let mut workers: Vec<_> = (0..threads)
         .map(|thread| {
             let tiles = plan.tiles() * thread / threads..plan.tiles() * (thread + 1) / threads;
@@ -292,7 +296,7 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Res
             }
             Operation::Prepare => {
                 for plan in &plans {
-                    std::hint::black_box(plan.prepare(x, batch, &mut spare)?);
+                    std::hint::black_box(plan.prepare_terms(x, batch, terms, &mut spare)?);
                 }
                 thread_time() - start
             }
@@ -341,6 +345,7 @@ mod tests {
             columns: 200,
             bits: 2.1,
             batch: if operation == Matmul { 3 } else { 1 },
+            terms: if operation == Matvec { 2 } else { 1 },
             threads: 2,
             cold: operation == Matvec,
         };

@@ -4,19 +4,17 @@
 //! tiles. Callers own threads and memory: every call works on a range of tiles, takes its scratch from the caller and
 //! allocates nothing. Depends on `payload` and std alone. `docs/KERNELS.md` explains how it works and what it costs.
 //!
-//! One file per instruction set; `dispatch` is the only place that chooses. The integer arithmetic is exact and the
+//! One folder or file per instruction set; `dispatch` is the only place that chooses. The integer arithmetic is exact and the
 //! order of the float operations is part of each function's contract, so all instruction sets give the same bits.
 
 // Loops over lanes index several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2_product;
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512_product;
 mod dispatch;
 mod error;
 mod escapes;

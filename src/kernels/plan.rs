@@ -1,10 +1,10 @@
 //! A matrix made ready for the kernels: lookup tables of each class, derived once.
 
-use super::avx2::Avx2Table;
-use super::avx512::Avx512Table;
 use super::isa::Isa;
 use super::rows::InputOrder;
 use super::scalar::ScalarTable;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2Table, avx512::Avx512Table};
 use crate::payload::{Class, Geometry, Matrix, PADDING};
 
 /// Stream columns that share one activation scale. 128 instead of 256 cost 3 % of the speed and spare 7 to 20 % of the
@@ -17,6 +17,8 @@ pub const GROUP_COLUMNS: usize = 128;
 pub(super) struct ClassPlan {
     pub(super) first_chunk: usize,
     pub(super) chunks: usize,
+    /// Columns of one chunk.
+    pub(super) width: usize,
     pub(super) offset: i32,
     pub(super) raw_bits: usize,
     pub(super) tables: Tables,
@@ -26,8 +28,9 @@ pub(super) struct ClassPlan {
 #[derive(Clone, Debug)]
 pub(super) enum Tables {
     Scalar(Box<ScalarTable>),
-
+    #[cfg(target_arch = "x86_64")]
     Avx2(Box<Avx2Table>),
+    #[cfg(target_arch = "x86_64")]
     Avx512(Box<Avx512Table>),
 }
 
@@ -56,15 +59,17 @@ impl<'a> PreparedMatrix<'a> {
         let plan = |class: &Class| ClassPlan {
             first_chunk: class.chunks().start,
             chunks: class.chunks().len(),
+            width: matrix.geometry().columns_per_chunk(),
             offset: class.table().offset(),
             raw_bits: class.table().raw_bits() as usize,
             tables: match isa {
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 | Isa::Avx2Vnni => {
                     Tables::Avx2(Box::new(Avx2Table::new(class.table(), matrix.trellis())))
                 }
-                Isa::Scalar => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
-
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis()))),
+                _ => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
             },
         };
         let classes = matrix.classes().iter().map(plan).collect();

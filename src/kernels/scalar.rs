@@ -1,7 +1,8 @@
-//! Portable kernels: one table entry per lane and step holds all that the step needs.
+//! Portable kernels: one table entry per lane and step holds all that the step needs, and everything else is written so
+//! that compilers make vector instructions of it.
 
-use super::activations::BLOCK;
-use super::dispatch::Target;
+use super::activations::{lanes_of_term, BLOCK};
+use super::dispatch::{Dot, Target};
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
@@ -40,130 +41,211 @@ impl ScalarTable {
     }
 }
 
+/// Most tiles decoded in turn: one waits for its stores while the other computes.
+pub(super) const INTERLEAVE: usize = 2;
+
 /// Unsigned values of one step.
 type Step = [u8; LANES];
 
-/// Decodes `chunks` chunks of one tile; `sink` gets the values of each (chunk, step).
+/// What a step of one tile keeps until the next one.
+struct Lanes {
+    x: [u16; LANES],
+    /// Trellis states times [`SLOTS`].
+    trellis: [u16; LANES],
+    /// Frequencies and ranks, values and next trellis states: what the lookup found.
+    lower: [u16; LANES],
+    upper: [u16; LANES],
+}
+
+/// Decodes `chunks` chunks of `N` tiles; `sink` gets the values of each (tile, chunk, step).
+///
+/// Lookups go lane by lane, arithmetic over all lanes in loops that compilers turn into vector instructions, and only
+/// the lanes that need a byte (a quarter of them at 2 bits per weight) are visited to get one.
 #[inline(always)]
-fn run<const RAW: bool>(
+fn run<const N: usize, const RAW: bool>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    state: &mut TileState<'_>,
-    mut sink: impl FnMut(usize, usize, &Step),
+    states: &mut [TileState<'_>; N],
+    mut sink: impl FnMut(usize, usize, usize, &Step),
 ) {
-    let Tables::Scalar(table) = &class.tables else { unreachable!("plans and kernels are chosen together") };
-    let mut x = [0u32; LANES];
-    for lane in 0..LANES {
-        x[lane] = u32::from(state.high[lane]) << 8 | u32::from(state.low[lane]);
-    }
+    let Some(table) = table_of(class) else { return };
+    let mut tiles: [Lanes; N] = std::array::from_fn(|tile| {
+        let pair = |lane: usize| u16::from_be_bytes([states[tile].high[lane], states[tile].low[lane]]);
+        let zero = [0; LANES];
+        Lanes { x: std::array::from_fn(pair), trellis: zero, lower: zero, upper: zero }
+    });
     for chunk in 0..chunks {
-        let raw = if RAW { state.take_raw(8 * class.raw_bits * steps) } else { &[] };
-        let mut raw_words = raw.as_chunks::<8>().0.iter();
-        let bytes = state.chunk_bytes();
-        let mut taken = 0;
-        let mut trellis = [0u8; LANES];
-        let mut values = [0u8; LANES];
+        let mut raw: [&[u8]; N] = [&[]; N];
+        let mut bytes: [&[u8]; N] = [&[]; N];
+        let mut taken = [0; N];
+        for (tile, state) in states.iter_mut().enumerate() {
+            if RAW {
+                raw[tile] = state.take_raw(8 * class.raw_bits * steps);
+            }
+            bytes[tile] = state.chunk_bytes();
+            tiles[tile].trellis = [0; LANES];
+        }
         for step in 0..steps {
-            // The chunk's bytes are one more vector than all its symbols can take.
-            let Some(window) = bytes[taken..].first_chunk::<LANES>() else { return };
-            let mut used = 0;
-            for lane in 0..LANES {
-                let index = usize::from(trellis[lane] & 7) * SLOTS + (x[lane] & 255) as usize;
-                let entry = table.entries[index];
-                let next = (entry & 255) * (x[lane] >> 8) + (entry >> 8 & 255);
-                // Without a branch, which would be mispredicted every other time.
-                let refill = u32::from(next < 256);
-                let byte = u32::from(window[used & (LANES - 1)]);
-                x[lane] = next << (8 * refill) | (byte & refill.wrapping_neg());
-                used += refill as usize;
-                values[lane] = (entry >> 16) as u8;
-                if !RAW {
-                    trellis[lane] = (entry >> 24) as u8;
+            for lanes in &mut tiles {
+                for lane in 0..LANES {
+                    let index = usize::from(lanes.trellis[lane] | lanes.x[lane] & 255) & (STATES * SLOTS - 1);
+                    let entry = table.entries[index];
+                    lanes.lower[lane] = entry as u16;
+                    lanes.upper[lane] = (entry >> 16) as u16;
                 }
             }
-            taken += used;
-            if RAW {
-                for bit in 0..class.raw_bits {
-                    let Some(word) = raw_words.next() else { return };
-                    for lane in 0..LANES {
-                        values[lane] += (word[lane >> 3] >> (lane & 7) & 1) << (bit + 1);
+            for (tile, lanes) in tiles.iter_mut().enumerate() {
+                let (mut values, mut below) = ([0u8; LANES], [0u8; LANES]);
+                for lane in 0..LANES {
+                    let (lower, upper) = (lanes.lower[lane], lanes.upper[lane]);
+                    // At most 255 * 255 + 254.
+                    let x = (lower & 255).wrapping_mul(lanes.x[lane] >> 8).wrapping_add(lower >> 8);
+                    lanes.x[lane] = x;
+                    below[lane] = u8::from(x < 256);
+                    values[lane] = upper as u8;
+                    lanes.trellis[lane] = if RAW { lanes.trellis[lane] } else { upper & 0xFF00 };
+                }
+                // The chunk's bytes are one more vector than all its symbols can take.
+                let Some(window) = bytes[tile][taken[tile]..].first_chunk::<LANES>() else { return };
+                let mut mask = mask_of(&below);
+                taken[tile] += mask.count_ones() as usize;
+                let mut used = 0;
+                while mask != 0 {
+                    let lane = mask.trailing_zeros() as usize & (LANES - 1);
+                    lanes.x[lane] = lanes.x[lane] << 8 | u16::from(window[used & (LANES - 1)]);
+                    used += 1;
+                    mask &= mask - 1;
+                }
+                if RAW {
+                    let Some(rest) = add_raw_bits(&mut values, raw[tile], class.raw_bits) else { return };
+                    raw[tile] = rest;
+                    for (state, value) in lanes.trellis.iter_mut().zip(&values) {
+                        let before = usize::from(*state >> 8) & (STATES - 1);
+                        *state = u16::from(table.next[usize::from(value >> 1 & 1)][before]) << 8;
                     }
                 }
-                for lane in 0..LANES {
-                    trellis[lane] =
-                        table.next[usize::from(values[lane] >> 1 & 1)][usize::from(trellis[lane] & 7)];
-                }
+                sink(tile, chunk, step, &values);
             }
-            sink(chunk, step, &values);
         }
-        state.chunk_end(taken);
+        for (state, taken) in states.iter_mut().zip(taken) {
+            state.chunk_end(taken);
+        }
     }
-    for lane in 0..LANES {
-        state.high[lane] = (x[lane] >> 8) as u8;
-        state.low[lane] = x[lane] as u8;
+    for (state, lanes) in states.iter_mut().zip(&tiles) {
+        for lane in 0..LANES {
+            [state.high[lane], state.low[lane]] = lanes.x[lane].to_be_bytes();
+        }
     }
+}
+
+/// Adds the raw bits of one step to its values; what is left of the raw plane.
+fn add_raw_bits<'r>(values: &mut Step, raw: &'r [u8], raw_bits: usize) -> Option<&'r [u8]> {
+    let (of_step, rest) = raw.split_at_checked(8 * raw_bits)?;
+    for (bit, word) in of_step.as_chunks::<8>().0.iter().enumerate() {
+        for lane in 0..LANES {
+            values[lane] += (word[lane >> 3] >> (lane & 7) & 1) << (bit + 1);
+        }
+    }
+    Some(rest)
+}
+
+fn table_of(class: &ClassPlan) -> Option<&ScalarTable> {
+    match &class.tables {
+        Tables::Scalar(table) => Some(table),
+        #[cfg(target_arch = "x86_64")]
+        _ => None,
+    }
+}
+
+/// Bit l of the result is byte l of `lanes`, each 0 or 1.
+fn mask_of(lanes: &[u8; LANES]) -> u64 {
+    let mut mask = 0;
+    for (index, eight) in lanes.as_chunks::<8>().0.iter().enumerate() {
+        // The product's top byte has bit i from byte i; all other sums stay below it.
+        let bits = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        mask |= bits << (8 * index);
+    }
+    mask
 }
 
 fn run_class(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    state: &mut TileState<'_>,
-    sink: impl FnMut(usize, usize, &Step),
+    states: &mut [TileState<'_>],
+    sink: impl FnMut(usize, usize, usize, &Step),
 ) {
-    if class.raw_bits > 0 {
-        run::<true>(class, chunks, steps, state, sink);
-    } else {
-        run::<false>(class, chunks, steps, state, sink);
+    match (states, class.raw_bits) {
+        (states, 0) if states.len() == 2 => {
+            if let Ok(states) = states.try_into() {
+                run::<2, false>(class, chunks, steps, states, sink);
+            }
+        }
+        ([state], 0) => run::<1, false>(class, chunks, steps, std::array::from_mut(state), sink),
+        (states, _) => {
+            let mut sink = sink;
+            for (tile, state) in states.iter_mut().enumerate() {
+                let sink = |_, chunk, step, values: &Step| sink(tile, chunk, step, values);
+                run::<1, true>(class, chunks, steps, std::array::from_mut(state), sink);
+            }
+        }
     }
 }
 
-/// See [`super::avx512::dot`]; here `accumulators` holds one integer per row.
-#[allow(clippy::too_many_arguments)]
+/// See [`super::dispatch::dot`]; here the accumulators hold one integer per row.
 pub(super) fn dot(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    activations: &[i8],
-    start: Option<i32>,
     states: &mut [TileState<'_>],
-    accumulators: &mut [i32],
-    stride: usize,
+    operands: Dot<'_>,
 ) {
-    if let Some(start) = start {
-        accumulators.fill(start);
-    }
-    match activations.len() / chunks {
-        64 => dot_as::<64>(class, chunks, steps, activations, states, accumulators, stride),
-        16 => dot_as::<16>(class, chunks, steps, activations, states, accumulators, stride),
-        _ => dot_as::<4>(class, chunks, steps, activations, states, accumulators, stride),
+    match (class.width, operands.terms) {
+        (64, 1) => dot_as::<64, 1>(class, chunks, steps, states, operands),
+        (64, _) => dot_as::<64, 2>(class, chunks, steps, states, operands),
+        (16, 1) => dot_as::<16, 1>(class, chunks, steps, states, operands),
+        (16, _) => dot_as::<16, 2>(class, chunks, steps, states, operands),
+        (_, 1) => dot_as::<4, 1>(class, chunks, steps, states, operands),
+        (_, _) => dot_as::<4, 2>(class, chunks, steps, states, operands),
     }
 }
 
-fn dot_as<const K: usize>(
+fn dot_as<const K: usize, const TERMS: usize>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
-    activations: &[i8],
     states: &mut [TileState<'_>],
-    accumulators: &mut [i32],
-    stride: usize,
+    operands: Dot<'_>,
 ) {
-    let activations = activations.as_chunks::<K>().0;
-    for (state, accumulators) in states.iter_mut().zip(accumulators.chunks_mut(stride)) {
-        run_class(class, chunks, steps, state, |chunk, step, values| {
-            let x = &activations[chunk];
-            let rows = &mut accumulators[step * (LANES / K)..];
-            for (row, values) in rows.iter_mut().zip(values.as_chunks::<K>().0) {
-                let products = values.iter().zip(x).map(|(&u, &x)| i32::from(i16::from(u) * i16::from(x)));
+    let Dot { activations, start, accumulators, tile_stride, term_stride, .. } = operands;
+    if let Some(start) = start {
+        for of_tile in accumulators.chunks_mut(tile_stride).take(states.len()) {
+            for (of_term, start) in of_tile.chunks_mut(term_stride).zip(start).take(TERMS) {
+                of_term.fill(start);
+            }
+        }
+    }
+    let mut lanes = [[0i8; LANES]; TERMS];
+    run_class(class, chunks, steps, states, |tile, chunk, step, values| {
+        if step == 0 {
+            let of_chunk = &activations[chunk * K * TERMS..(chunk + 1) * K * TERMS];
+            lanes = std::array::from_fn(|term| lanes_of_term(of_chunk, TERMS, term));
+        }
+        for (term, lanes) in lanes.iter().enumerate() {
+            let first = tile * tile_stride + term * term_stride + step * (LANES / K);
+            let rows = &mut accumulators[first..first + LANES / K];
+            let pairs = values.as_chunks::<K>().0.iter().zip(lanes.as_chunks::<K>().0);
+            for (row, (values, x)) in rows.iter_mut().zip(pairs) {
+                let products =
+                    values.iter().zip(x).map(|(&u, &x)| i32::from(i16::from(u)) * i32::from(i16::from(x)));
                 *row += products.sum::<i32>();
             }
-        });
-    }
+        }
+    });
 }
 
-/// See [`super::avx512::decode`].
+/// See [`super::dispatch::decode`].
 pub(super) fn decode(
     class: &ClassPlan,
     chunks: usize,
@@ -171,15 +253,14 @@ pub(super) fn decode(
     states: &mut [TileState<'_>],
     target: Target<'_>,
 ) {
-    for (state, values) in states.iter_mut().zip(target.values.chunks_mut(target.tile_stride)) {
-        run_class(class, chunks, steps, state, |chunk, step, decoded| {
-            let at = chunk * target.chunk_stride + LANES * step;
-            values[at..at + LANES].copy_from_slice(decoded);
-        });
-    }
+    let Target { values, tile_stride, chunk_stride } = target;
+    run_class(class, chunks, steps, states, |tile, chunk, step, decoded| {
+        let at = tile * tile_stride + chunk * chunk_stride + LANES * step;
+        values[at..at + LANES].copy_from_slice(decoded);
+    });
 }
 
-/// See [`super::avx512::flush`].
+/// See [`super::dispatch::flush`].
 pub(super) fn flush(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
     for (sum, total) in sums.iter_mut().zip(accumulators) {
         *sum += scale * *total as f32;

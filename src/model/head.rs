@@ -1,5 +1,6 @@
 //! Embedding and output head: tables of one row per token, read a block of rows at a time.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -59,24 +60,29 @@ impl TokenTable for TensorTable {
     }
 }
 
-/// A table whose rows are in memory as floats.
+/// Some rows of a table, in memory as floats: those of the tokens that will be looked up.
 #[derive(Clone, Debug)]
-pub struct DenseTable {
+pub struct RowTable {
+    tokens: usize,
     width: usize,
-    values: Vec<f32>,
+    rows: HashMap<usize, Vec<f32>>,
 }
 
-impl DenseTable {
-    /// A table of `tokens` rows of `width` values; `None` if there are not as many values.
-    pub fn new(tokens: usize, width: usize, values: Vec<f32>) -> Option<Self> {
-        let fits = tokens.checked_mul(width) == Some(values.len()) && width > 0;
-        fits.then_some(Self { width, values })
+impl RowTable {
+    /// A table of `tokens` rows of `width` values that holds none of them yet.
+    pub fn new(tokens: usize, width: usize) -> Self {
+        Self { tokens, width, rows: HashMap::new() }
+    }
+
+    /// Adds a row.
+    pub fn insert(&mut self, token: usize, row: Vec<f32>) {
+        self.rows.insert(token, row);
     }
 }
 
-impl TokenTable for DenseTable {
+impl TokenTable for RowTable {
     fn tokens(&self) -> usize {
-        self.values.len() / self.width
+        self.tokens
     }
 
     fn width(&self) -> usize {
@@ -84,13 +90,10 @@ impl TokenTable for DenseTable {
     }
 
     fn read(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), ModelError> {
-        let bounds = rows.start.checked_mul(self.width).zip(rows.end.checked_mul(self.width));
-        let found = bounds.and_then(|(first, last)| self.values.get(first..last));
-        match found.filter(|found| found.len() == out.len()) {
-            Some(found) => out.copy_from_slice(found),
-            None => {
-                let (expected, found) = (format!("rows of {} tokens", self.tokens()), format!("{rows:?}"));
-                return Err(ModelError::request("embedding", expected, found));
+        for (token, out) in rows.zip(out.chunks_exact_mut(self.width.max(1))) {
+            match self.rows.get(&token).filter(|row| row.len() == out.len()) {
+                Some(row) => out.copy_from_slice(row),
+                None => return Err(ModelError::request("embedding", "a row that was kept", token)),
             }
         }
         Ok(())

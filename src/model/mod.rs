@@ -34,7 +34,7 @@ pub use config::Hyperparameters;
 pub use decode::{Decoder, DecoderOptions};
 pub use error::ModelError;
 pub use forward::{LayerRunner, Model, EMBEDDING, OUTPUT};
-pub use head::{DenseTable, TokenTable};
+pub use head::{RowTable, TokenTable};
 pub use ops::{DenseMatrix, MatrixProduct, RopeScaling};
 pub use sampling::{Random, Sampler};
 pub use source::{TensorShape, TensorSource};

@@ -2,56 +2,55 @@
 
 use std::fmt;
 
-/// Class of a refusal. The specification requires the same class from every decoder for the same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// The bytes end before the structure does.
-    Truncated,
-    /// The first four bytes are not `WSIC`.
-    BadMagic,
-    /// A version this decoder does not know.
-    UnsupportedVersion,
-    /// A reserved field is not zero, or a feature this decoder does not know is asked for.
-    UnsupportedFeature,
-    /// A number in a header is outside its legal range or contradicts another one.
-    BadHeader,
-    /// The caller's limits forbid a matrix of this size.
-    LimitExceeded,
-    /// A checksum does not match.
-    BadChecksum,
-    /// The coded side information is damaged: not used up exactly, or a value outside its range.
-    BadSideInformation,
-    /// A class table breaks a rule of the specification.
-    BadTable,
-    /// The lengths of sections or tiles do not add up.
-    BadDirectory,
-    /// A tile's coder did not end in its end state exactly at the end of its bytes.
-    CorruptTile,
-    /// An escape is malformed, out of order, or points at no weight.
-    BadEscape,
-    /// Bytes are left over after the payload.
-    TrailingBytes,
+macro_rules! error_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// Class of a refusal. The specification requires the same class from every decoder for the same bytes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// All classes that a payload can be refused with.
+            pub const ALL: &'static [ErrorKind] = &[$(ErrorKind::$kind,)*];
+
+            /// Name of the class in the specification, in test vectors and in the C ABI.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(ErrorKind::$kind => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl ErrorKind {
-    /// Stable name used in test vectors and by the C ABI.
-    pub const fn name(self) -> &'static str {
-        match self {
-            ErrorKind::Truncated => "truncated",
-            ErrorKind::BadMagic => "bad-magic",
-            ErrorKind::UnsupportedVersion => "unsupported-version",
-            ErrorKind::UnsupportedFeature => "unsupported-feature",
-            ErrorKind::BadHeader => "bad-header",
-            ErrorKind::LimitExceeded => "limit-exceeded",
-            ErrorKind::BadChecksum => "bad-checksum",
-            ErrorKind::BadSideInformation => "bad-side-information",
-            ErrorKind::BadTable => "bad-table",
-            ErrorKind::BadDirectory => "bad-directory",
-            ErrorKind::CorruptTile => "corrupt-tile",
-            ErrorKind::BadEscape => "bad-escape",
-            ErrorKind::TrailingBytes => "trailing-bytes",
-        }
-    }
+error_kinds! {
+    /// The bytes end before the structure does.
+    Truncated = "truncated",
+    /// The first four bytes are not `WSIC`.
+    BadMagic = "bad-magic",
+    /// A version this decoder does not know.
+    UnsupportedVersion = "unsupported-version",
+    /// A reserved field is not zero, or a feature this decoder does not know is asked for.
+    UnsupportedFeature = "unsupported-feature",
+    /// A number in a header is outside its legal range or contradicts another one.
+    BadHeader = "bad-header",
+    /// The caller's limits forbid a matrix of this size.
+    LimitExceeded = "limit-exceeded",
+    /// A checksum does not match.
+    BadChecksum = "bad-checksum",
+    /// The coded side information is damaged: not used up exactly, or a value outside its range.
+    BadSideInformation = "bad-side-information",
+    /// A class table breaks a rule of the specification.
+    BadTable = "bad-table",
+    /// The lengths of sections or tiles do not add up.
+    BadDirectory = "bad-directory",
+    /// A tile's coder did not end in its end state exactly at the end of its bytes.
+    CorruptTile = "corrupt-tile",
+    /// An escape is malformed, out of order, or points at no weight.
+    BadEscape = "bad-escape",
+    /// Bytes are left over after the payload.
+    TrailingBytes = "trailing-bytes",
 }
 
 /// A refusal: its class, where in the payload, and what was expected.

@@ -30,13 +30,19 @@ impl NumberContexts {
 /// Contexts of a symbol of `bits` bits, most significant bit first.
 #[derive(Clone, Debug)]
 pub(crate) struct TreeContexts {
-    nodes: Vec<u16>,
+    /// By the bits so far with a 1 before them.
+    nodes: [u16; 1 << Self::MAX_BITS],
     bits: u32,
 }
 
 impl TreeContexts {
+    const MAX_BITS: u32 = 6;
+
+    /// # Panics
+    /// If `bits` exceeds 6, which no part of the format does.
     pub(crate) fn new(bits: u32) -> Self {
-        Self { nodes: vec![HALF; 1 << bits], bits }
+        assert!(bits <= Self::MAX_BITS);
+        Self { nodes: [HALF; 1 << Self::MAX_BITS], bits }
     }
 }
 
@@ -93,15 +99,20 @@ impl<'a> SideDecoder<'a> {
         self.position
     }
 
+    /// One bit; without a branch on it, which would be mispredicted as often as the bit is a surprise.
+    #[inline(always)]
     fn split(&mut self, bound: u32) -> Result<u32, PayloadError> {
-        let bit = if self.code < bound {
-            self.range = bound;
-            0
-        } else {
-            self.code -= bound;
-            self.range -= bound;
-            1
-        };
+        let bit = u32::from(self.code >= bound);
+        let one = bit.wrapping_neg();
+        self.code -= bound & one;
+        self.range = bound & !one | (self.range - bound) & one;
+        if self.range < RENORMALISE_BELOW {
+            self.renormalise()?;
+        }
+        Ok(bit)
+    }
+
+    fn renormalise(&mut self) -> Result<(), PayloadError> {
         while self.range < RENORMALISE_BELOW {
             let Some(&byte) = self.bytes.get(self.position) else {
                 return Err(damaged(self.position, "more side information"));
@@ -110,9 +121,10 @@ impl<'a> SideDecoder<'a> {
             self.range <<= 8;
             self.code = self.code << 8 | u32::from(byte);
         }
-        Ok(bit)
+        Ok(())
     }
 
+    #[inline(always)]
     fn adaptive(&mut self, probability: &mut u16) -> Result<u32, PayloadError> {
         let bit = self.split((self.range >> PROBABILITY_BITS) * u32::from(*probability))?;
         adapt(probability, bit);
@@ -129,9 +141,18 @@ impl<'a> SideDecoder<'a> {
     }
 
     pub(crate) fn tree(&mut self, contexts: &mut TreeContexts) -> Result<u32, PayloadError> {
+        const NODES: usize = 1 << TreeContexts::MAX_BITS;
         let mut node = 1usize;
+        let mut probability = contexts.nodes[node];
         for _ in 0..contexts.bits {
-            node = node << 1 | self.adaptive(&mut contexts.nodes[node])? as usize;
+            // Both successors are loaded before the bit is known: a load costs as much as the rest of the step.
+            let successors = [contexts.nodes[2 * node % NODES], contexts.nodes[(2 * node + 1) % NODES]];
+            let bit = self.split((self.range >> PROBABILITY_BITS) * u32::from(probability))?;
+            adapt(&mut probability, bit);
+            contexts.nodes[node % NODES] = probability;
+            node = node << 1 | bit as usize;
+            let one = (bit as u16).wrapping_neg();
+            probability = successors[0] & !one | successors[1] & one;
         }
         Ok(node as u32 - (1 << contexts.bits))
     }
@@ -167,12 +188,13 @@ fn damaged(offset: usize, expected: &'static str) -> PayloadError {
     PayloadError::new(ErrorKind::BadSideInformation, offset, expected)
 }
 
+/// Towards 2^12 after a 0, towards 0 after a 1.
+#[inline(always)]
 fn adapt(probability: &mut u16, bit: u32) {
-    if bit == 0 {
-        *probability += ((1 << PROBABILITY_BITS) - *probability) >> ADAPTATION;
-    } else {
-        *probability -= *probability >> ADAPTATION;
-    }
+    let one = (bit as u16).wrapping_neg();
+    let rise = ((1 << PROBABILITY_BITS) - *probability) >> ADAPTATION;
+    let fall = *probability >> ADAPTATION;
+    *probability = probability.wrapping_add(rise & !one).wrapping_sub(fall & one);
 }
 
 /// Writes side information.

@@ -1,5 +1,5 @@
-//! Whole GGUF files: a small writer that can also write what section 2 of the text forbids, and the checks of that
-//! section, written from the text.
+//! Whole GGUF files: a small writer that can also write what section 2 of the text forbids, and a reader with the
+//! checks of that section, written from the text.
 
 use crate::common::forge::payload;
 use crate::valid::Valid;
@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 const TYPE_ID: u32 = 704;
 const F32: u32 = 0;
+/// A type that nobody has.
+const UNKNOWN: u32 = 70_000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meta {
@@ -17,6 +19,8 @@ pub enum Meta {
     Text(String),
     Texts(Vec<String>),
     U64s(Vec<u64>),
+    /// A value of any type, its bytes after the type.
+    Other(u32, Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct File {
     pub tail: Vec<u8>,
     /// Value of the padding between tensors.
     pub padding: u8,
+    /// Version of GGUF.
+    pub version: u32,
 }
 
 impl Meta {
@@ -73,13 +79,18 @@ impl Meta {
                 out.extend((list.len() as u64).to_le_bytes());
                 list.iter().for_each(|v| out.extend(v.to_le_bytes()));
             }
+            Meta::Other(kind, bytes) => {
+                head(&[*kind], out);
+                out.extend(bytes);
+            }
         }
     }
 }
 
 impl File {
     pub fn bytes(&self) -> Vec<u8> {
-        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        let mut out = b"GGUF".to_vec();
+        out.extend(self.version.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend((self.metadata.len() as u64).to_le_bytes());
         for (key, value) in &self.metadata {
@@ -145,7 +156,7 @@ fn file(payloads: &[(&str, &Valid)], alignment: usize) -> File {
     metadata.push(("wsic.type_id".into(), Meta::U32(TYPE_ID)));
     metadata.push(("wsic.tensor_names".into(), Meta::Texts(names)));
     metadata.push(("wsic.tensor_bytes".into(), Meta::U64s(lengths)));
-    File { metadata, tensors, alignment, moved: None, tail: Vec::new(), padding: 0 }
+    File { metadata, tensors, alignment, moved: None, tail: Vec::new(), padding: 0, version: 3 }
 }
 
 /// A model: its files with their names, and the verdicts of decoder and verifier (`None`: valid).
@@ -180,6 +191,15 @@ pub fn valid(payloads: &[Valid]) -> Vec<Container> {
     let mut flat = file(&[("blk.0.ffn_up_exps.weight", example)], 32);
     flat.tensors[0].dims.push(1);
     add("three-dimensions-one-matrix", &flat);
+    let mut older = two.clone();
+    older.version = 2;
+    add("gguf-version-2", &older);
+    let mut kinds = two.clone();
+    kinds.metadata.splice(0..0, values_of_all_types());
+    add("values-of-all-types", &kinds);
+    let mut unknown = two.clone();
+    unknown.tensors[1].type_id = UNKNOWN;
+    add("type-without-sizes", &unknown);
     let mut none = two.clone();
     none.tensors.retain(|tensor| tensor.type_id == F32);
     none.metadata.retain(|(key, _)| !key.starts_with("wsic."));
@@ -201,6 +221,19 @@ pub fn valid(payloads: &[Valid]) -> Vec<Container> {
     ];
     all.push(Container { files, decoder: None, verifier: None });
     all
+}
+
+/// One key for each type of value.
+fn values_of_all_types() -> Vec<(String, Meta)> {
+    let sizes = [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (6, 4), (7, 1), (10, 8), (11, 8), (12, 8)];
+    let mut values: Vec<(String, Meta)> = sizes
+        .iter()
+        .map(|&(kind, size)| (format!("test.{kind}"), Meta::Other(kind, vec![1; size])))
+        .collect();
+    let array =
+        |kind: u32, count: u64, items: &[u8]| [&kind.to_le_bytes()[..], &count.to_le_bytes(), items].concat();
+    values.push(("test.floats".into(), Meta::Other(9, array(12, 1, &[0; 8]))));
+    values
 }
 
 fn wsic_names(files: &[&File]) -> Vec<String> {
@@ -279,9 +312,93 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
         f.moved = Some((3, 32));
         f.tensors[3].bytes.splice(0..0, [0; 32]);
     });
+    add("type-id-of-other-type", "unsupported-feature", &good, &|f| {
+        f.set("wsic.type_id", Some(Meta::U64(704)));
+    });
+    add("names-of-other-type", metadata, &good, &|f| {
+        f.set("wsic.tensor_names", Some(Meta::U64s(vec![1, 2])))
+    });
+    // The last tensor would begin where the file ends: it lies in the file, and nothing of it is there.
+    add("offset-at-the-end", "truncated", &good, &|f| {
+        f.tensors.truncate(3);
+        f.tensors[2].bytes.clear();
+    });
+    add("offset-past-the-end", "bad-container", &good, &|f| {
+        f.tensors.truncate(3);
+        f.tensors[2].bytes.clear();
+        f.moved = Some((2, 32));
+    });
+    // 2^68 bytes, which a product of 64 bits takes for none.
+    add("overlap-by-a-huge-size", "bad-container", &good, &|f| f.tensors[1].dims = vec![1 << 62, 16]);
+    // All tiles of a tensor are decoded before the next tensor is looked at, and before gaps are.
+    add("first-tensor-first", "corrupt-tile", &good, &|f| {
+        f.tensors[0].bytes[90] = 0;
+        f.tensors[2].bytes[0] = b'w';
+    });
+    add("gap-and-damaged-tile", "corrupt-tile", &good, &|f| {
+        f.tensors[0].bytes[90] = 0;
+        f.moved = Some((3, 32));
+        f.tensors[3].bytes.splice(0..0, [0; 32]);
+    });
+    add("verifier-gap-at-the-start", "bad-container", &file(&[(q, get("worked-example"))], 32), &|f| {
+        f.tensors.truncate(1);
+        f.moved = Some((0, 32));
+        f.tensors[0].bytes.splice(0..0, [0; 32]);
+    });
+    add("verifier-padding-after-the-payload", "bad-container", &good, &|f| f.tensors[0].bytes.push(1));
+    let container = "bad-container";
+    for (name, version) in [("gguf-version-1", 1), ("gguf-version-4", 4), ("gguf-big-endian", 3 << 24)] {
+        add(name, container, &good, &|f| f.version = version);
+    }
+    add("gguf-five-dimensions", container, &good, &|f| f.tensors[1].dims = vec![3, 1, 1, 1, 1]);
+    add("gguf-tensor-name-twice", container, &good, &|f| f.tensors[3].name = f.tensors[1].name.clone());
+    add("gguf-key-twice", container, &good, &|f| f.metadata.push(f.metadata[0].clone()));
+    for (name, alignment) in [
+        ("gguf-alignment-0", Meta::U32(0)),
+        ("gguf-alignment-24", Meta::U32(24)),
+        ("gguf-alignment-of-other-type", Meta::U64(32)),
+    ] {
+        add(name, container, &good, &|f| f.set("general.alignment", Some(alignment.clone())));
+    }
+    let kind = 13u32.to_le_bytes();
+    add("gguf-value-type-13", container, &good, &|f| f.set("test", Some(Meta::Other(13, vec![0; 8]))));
+    add("gguf-element-type-13", container, &good, &|f| {
+        f.set("test", Some(Meta::Other(9, [&kind[..], &0u64.to_le_bytes()].concat())));
+    });
+    let endless = [&4u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat();
+    add("gguf-array-beyond", container, &good, &|f| f.set("test", Some(Meta::Other(9, endless.clone()))));
+    add("gguf-string-beyond", container, &good, &|f| {
+        f.set("test", Some(Meta::Other(8, (1u64 << 40).to_le_bytes().to_vec())));
+    });
+    let mut raw = |name: &str, edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.bytes();
+        edit(&mut bytes);
+        let (files, class) = (vec![(format!("{name}.gguf"), bytes)], Some(container));
+        all.push(Container { files, decoder: class, verifier: class });
+    };
+    raw("gguf-magic", &|b| b[0] = b'X');
+    raw("gguf-empty", &|b| b.clear());
+    raw("gguf-23-bytes", &|b| b.truncate(23));
+    raw("gguf-cut-in-metadata", &|b| b.truncate(100));
+    let infos = good.bytes().windows(18).rposition(|window| window == b"blk.0.ffn_down.wei").unwrap();
+    raw("gguf-cut-in-tensor-infos", &|b| b.truncate(infos));
+    raw("gguf-endless-tensors", &|b| b[8..16].fill(0xFF));
+    raw("gguf-endless-metadata", &|b| b[16..24].fill(0xFF));
+    let mut split = |name: &str, count: Meta| {
+        let mut first = good.clone();
+        first.set("split.count", Some(count));
+        let (files, class) = (vec![(format!("{name}.gguf"), first.bytes())], Some(container));
+        all.push(Container { files, decoder: class, verifier: class });
+    };
+    split("split-without-second-00001-of-00002", Meta::U16(2));
+    split("split-of-another-count-00001-of-00002", Meta::U16(3));
+    split("split-without-number", Meta::U16(2));
+    split("split-second-first-00002-of-00002", Meta::U16(2));
+    split("split-count-of-text-00001-of-00002", Meta::Text("2".into()));
     // A verifier checks the checksum of the tile before it decodes it.
+    let damaged = ["tile-damaged.gguf", "first-tensor-first.gguf", "gap-and-damaged-tile.gguf"];
     all.iter_mut()
-        .filter(|c| c.files[0].0 == "tile-damaged.gguf")
+        .filter(|c| damaged.contains(&c.files[0].0.as_str()))
         .for_each(|c| c.verifier = Some("bad-checksum"));
     all
 }
@@ -300,62 +417,98 @@ struct Parsed {
     data: u64,
 }
 
+/// Values one after another; `None` where the file ends or a type is not one.
 struct Reader<'a>(&'a [u8], usize);
 
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        self.1 += N;
-        self.0[self.1 - N..self.1].try_into().unwrap()
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: u64) -> Option<&'a [u8]> {
+        let taken = self.0.get(self.1..)?.get(..usize::try_from(length).ok()?)?;
+        self.1 += taken.len();
+        Some(taken)
     }
 
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    fn text(&mut self) -> String {
-        let length = self.u64() as usize;
-        self.1 += length;
-        String::from_utf8(self.0[self.1 - length..self.1].to_vec()).unwrap()
+    fn text(&mut self) -> Option<String> {
+        let length = self.u64()?;
+        String::from_utf8(self.take(length)?.to_vec()).ok()
     }
 
-    fn value(&mut self) -> Meta {
-        match self.u32() {
-            2 => Meta::U16(u16::from_le_bytes(self.array())),
-            4 => Meta::U32(self.u32()),
-            5 => Meta::I32(self.u32() as i32),
-            8 => Meta::Text(self.text()),
-            10 => Meta::U64(self.u64()),
-            9 => match (self.u32(), self.u64()) {
-                (8, count) => Meta::Texts((0..count).map(|_| self.text()).collect()),
-                (10, count) => Meta::U64s((0..count).map(|_| self.u64()).collect()),
-                other => panic!("array of {other:?}"),
+    fn value(&mut self) -> Option<Meta> {
+        let kind = self.u32()?;
+        self.value_of(kind)
+    }
+
+    fn value_of(&mut self, kind: u32) -> Option<Meta> {
+        const SIZES: [u64; 13] = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
+        Some(match kind {
+            2 => Meta::U16(u16::from_le_bytes(self.take(2)?.try_into().ok()?)),
+            4 => Meta::U32(self.u32()?),
+            5 => Meta::I32(self.u32()? as i32),
+            8 => Meta::Text(self.text()?),
+            10 => Meta::U64(self.u64()?),
+            9 => match (self.u32()?, self.u64()?) {
+                (8, count) => Meta::Texts((0..count).map(|_| self.text()).collect::<Option<_>>()?),
+                (10, count) => Meta::U64s((0..count).map(|_| self.u64()).collect::<Option<_>>()?),
+                (element, count) if element < 13 => {
+                    (0..count).try_for_each(|_| self.value_of(element).map(|_| ()))?;
+                    Meta::Other(9, vec![])
+                }
+                _ => return None,
             },
-            other => panic!("value type {other}"),
-        }
+            other => Meta::Other(other, self.take(*SIZES.get(other as usize)?)?.to_vec()),
+        })
     }
 }
 
-/// The GGUF structure, which is sound in all vectors.
-fn parse(bytes: &[u8]) -> Parsed {
-    let mut reader = Reader(bytes, 8);
-    let (tensors, entries) = (reader.u64(), reader.u64());
-    let metadata: HashMap<String, Meta> = (0..entries).map(|_| (reader.text(), reader.value())).collect();
-    let tensors = (0..tensors)
-        .map(|_| {
-            let name = reader.text();
-            let dims = (0..reader.u32()).map(|_| reader.u64()).collect();
-            (name, dims, reader.u32(), reader.u64())
-        })
-        .collect();
+/// The GGUF structure, by the first of the details in section 2.
+fn parse(bytes: &[u8]) -> Option<Parsed> {
+    let mut reader = Reader(bytes, 0);
+    if reader.take(4)? != b"GGUF" || !matches!(reader.u32()?, 2 | 3) {
+        return None;
+    }
+    let (count, entries) = (reader.u64()?, reader.u64()?);
+    let mut metadata = HashMap::new();
+    for _ in 0..entries {
+        if metadata.insert(reader.text()?, reader.value()?).is_some() {
+            return None;
+        }
+    }
+    let mut tensors: Vec<(String, Vec<u64>, u32, u64)> = Vec::new();
+    for _ in 0..count {
+        let name = reader.text()?;
+        let dimensions = reader.u32()?;
+        if dimensions > 4 || tensors.iter().any(|tensor| tensor.0 == name) {
+            return None;
+        }
+        let dims = (0..dimensions).map(|_| reader.u64()).collect::<Option<_>>()?;
+        tensors.push((name, dims, reader.u32()?, reader.u64()?));
+    }
     let alignment = match metadata.get("general.alignment") {
-        Some(Meta::U32(alignment)) => u64::from(*alignment),
-        _ => 32,
+        Some(Meta::U32(alignment)) if alignment.is_power_of_two() => u64::from(*alignment),
+        Some(_) => return None,
+        None => 32,
     };
-    Parsed { metadata, tensors, alignment, data: (reader.1 as u64).next_multiple_of(alignment) }
+    Some(Parsed { metadata, tensors, alignment, data: (reader.1 as u64).next_multiple_of(alignment) })
+}
+
+/// Whether all files of the model are here.
+fn complete(files: &[(String, Vec<u8>)], first: &Parsed) -> bool {
+    match first.metadata.get("split.count") {
+        None | Some(Meta::U16(0 | 1)) => files.len() == 1,
+        Some(Meta::U16(count)) => {
+            let names = (1..=*count).map(|number| format!("-{number:05}-of-{count:05}.gguf"));
+            files.len() == usize::from(*count)
+                && files.iter().zip(names).all(|(file, end)| file.0.ends_with(&end))
+        }
+        Some(_) => false,
+    }
 }
 
 fn check(condition: bool, class: &'static str) -> Result<(), &'static str> {
@@ -368,7 +521,8 @@ pub fn read(
     verifier: bool,
     open: impl Fn(&[u8]) -> Result<[u64; 3], &'static str>,
 ) -> Result<Vec<Found>, &'static str> {
-    let parsed: Vec<Parsed> = files.iter().map(|(_, bytes)| parse(bytes)).collect();
+    let parsed: Option<Vec<Parsed>> = files.iter().map(|(_, bytes)| parse(bytes)).collect();
+    let parsed = parsed.filter(|parsed| complete(files, &parsed[0])).ok_or("bad-container")?;
     let names: Vec<String> = parsed
         .iter()
         .flat_map(|file| {
@@ -402,7 +556,12 @@ pub fn read(
             check(lengths.next() == Some(&length), "metadata-mismatch")?;
             let meets = |(other, dims, kind, start): &(String, Vec<u64>, u32, u64)| {
                 // The only other type of the vectors is F32; of our own only the start is known here.
-                let end = start + if *kind == F32 { 4 * dims.iter().product::<u64>() } else { 1 };
+                let size = if *kind == F32 {
+                    dims.iter().fold(4, |size: u64, dim| size.saturating_mul(*dim))
+                } else {
+                    1
+                };
+                let end = start.saturating_add(size);
                 other != name && *start < offset + length && end > *offset
             };
             check(!file.tensors.iter().any(meets), "bad-container")?;
@@ -411,28 +570,29 @@ pub fn read(
             check(shape == [dims[0], dims[1], third], "shape-mismatch")?;
             found.push(Found { name: name.clone(), bytes: rest[..length as usize].to_vec() });
         }
-        if verifier {
-            check_gaps(bytes, file)?;
-        }
+    }
+    if verifier {
+        files.iter().zip(&parsed).try_for_each(|((_, bytes), file)| check_gaps(bytes, file))?;
     }
     Ok(found)
 }
 
-/// No gaps, and zeros between tensors.
+/// No gaps, and zeros between tensors. `None` stands for an end that is not known.
 fn check_gaps(bytes: &[u8], file: &Parsed) -> Result<(), &'static str> {
-    let mut expected = 0;
-    for (index, (_, dims, kind, offset)) in file.tensors.iter().enumerate() {
-        check(*offset == expected, "bad-container")?;
-        let start = (file.data + offset) as usize;
-        let length = match *kind {
-            TYPE_ID => u64::from_le_bytes(bytes[start + 8..start + 16].try_into().unwrap()),
-            _ => 4 * dims.iter().product::<u64>(),
-        };
-        expected = (offset + length).next_multiple_of(file.alignment);
-        if index + 1 < file.tensors.len() {
-            let padding = &bytes[start + length as usize..(file.data + expected) as usize];
+    let mut end = Some(0);
+    for (_, dims, kind, offset) in &file.tensors {
+        if let Some(end) = end {
+            let (start, expected) = (file.data + end, u64::next_multiple_of(end, file.alignment));
+            check(*offset == expected, "bad-container")?;
+            let padding = &bytes[start as usize..(file.data + expected) as usize];
             check(padding.iter().all(|&byte| byte == 0), "bad-container")?;
         }
+        let start = (file.data + offset) as usize;
+        end = match *kind {
+            TYPE_ID => Some(offset + u64::from_le_bytes(bytes[start + 8..start + 16].try_into().unwrap())),
+            F32 => Some(offset + 4 * dims.iter().product::<u64>()),
+            _ => None,
+        };
     }
     Ok(())
 }

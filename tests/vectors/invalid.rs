@@ -321,9 +321,11 @@ fn side_values(cases: &mut Cases) {
     }
     let mut rows = base();
     (rows.row_kind, rows.row_scales) = (1, vec![128; 20]);
-    cases.side("row-scale-code-256", "4.5", class_error, &rows, |calls| {
-        *scale_call(calls, Context::RowScale) = Side::Number { context: Context::RowScale, value: 256 };
-    });
+    for (name, value) in [("row-scale-code-256", 256), ("row-scale-code-negative", 257)] {
+        cases.side(name, "4.5", class_error, &rows, |calls| {
+            *scale_call(calls, Context::RowScale) = Side::Number { context: Context::RowScale, value };
+        });
+    }
     let halves = [
         ("half-zero", "row-half-zero", 0),
         ("half-subnormal", "row-half-subnormal", 0x03FF),
@@ -374,6 +376,14 @@ fn tables(cases: &mut Cases) {
     cases.table("table-65-runs", whole.clone());
     whole.runs = [(0..256).map(|i| (i % 2, 1)).collect(), vec![(0, 128), (1, 128)]];
     cases.table("table-256-runs", whole);
+    // With trellis 0 the copy of the list counts too.
+    let mut scalar = empty(20, 10, 16, 4);
+    scalar.trellis = 0;
+    let runs = (0..33u32).map(|i| (i % 3, if i == 0 { 32 } else { 7 })).collect();
+    scalar.classes.push(Class::Inline(Table { raw_bits: 0, smallest: [-1, -1], runs: [runs, vec![]] }));
+    fill(&mut scalar, 1.0, 4);
+    let bytes = payload(20, 10, &[scalar.section().bytes()]);
+    cases.add("table-33-runs-without-trellis", "4.3", "bad-table", bytes);
     cases.table("table-value-128", blocks(0, [0, 63], [two, two]));
     cases.table("table-value-128-by-offset", blocks(0, [-33, 30], [&[8; 32], two]));
     cases.table("table-value-256", blocks(1, [63, -1], [two, two]));

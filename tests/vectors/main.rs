@@ -13,8 +13,9 @@ mod invalid;
 mod valid;
 
 use expected::Expected;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use wsic::payload::{Limits, Payload, PayloadError};
+use wsic::payload::{ErrorKind, Limits, Payload, PayloadError};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("spec")
@@ -60,9 +61,11 @@ fn constants_of_the_text() {
     };
     assert!(text.contains(&format!("| k even | {} |", states(0))));
     assert!(text.contains(&format!("| k odd | {} |", states(1))));
-    for name in error_names() {
-        assert!(text.contains(&format!("| `{name}` |")), "{name} is not in the table of errors");
-    }
+    // The classes that a payload alone can be refused with, and those of files.
+    let payload = ErrorKind::ALL.iter().map(|kind| kind.name());
+    let all: BTreeSet<String> =
+        payload.chain(["bad-container", "shape-mismatch", "metadata-mismatch"]).map(String::from).collect();
+    assert_eq!(all, classes_of_the_text());
 }
 
 #[test]
@@ -98,24 +101,53 @@ fn bounds_of_the_text() {
     assert!(zeros.max(ones) == 1512 && text.contains("fewer than 1,513·n"));
 }
 
-fn error_names() -> [&'static str; 13] {
-    use wsic::payload::ErrorKind::*;
-    [
-        Truncated,
-        BadMagic,
-        UnsupportedVersion,
-        UnsupportedFeature,
-        BadHeader,
-        LimitExceeded,
-        BadChecksum,
-        BadSideInformation,
-        BadTable,
-        BadDirectory,
-        CorruptTile,
-        BadEscape,
-        TrailingBytes,
-    ]
-    .map(|kind| kind.name())
+/// Every (section, class) of a check of the text: what stands behind `else` there.
+fn checks_of_the_text() -> BTreeSet<(String, String)> {
+    let text = std::fs::read_to_string(root().join("FORMAT.md")).unwrap();
+    let mut checks = BTreeSet::new();
+    let (mut section, mut chapter) = (String::new(), 0);
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("## ").or(line.strip_prefix("### ")) {
+            section = title.split(' ').next().unwrap().to_string();
+            chapter = section.split('.').next().unwrap().parse::<u32>().unwrap_or(0);
+        }
+        if !(2..=5).contains(&chapter) {
+            continue;
+        }
+        for (_, rest) in line.match_indices("else ").map(|(at, found)| line.split_at(at + found.len())) {
+            let rest = rest.trim_start().trim_start_matches('`');
+            let class: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            if classes_of_the_text().contains(&class) {
+                checks.insert((section.clone(), class));
+            }
+        }
+    }
+    assert!(checks.len() > 25, "{checks:?}");
+    checks
+}
+
+/// The classes of the table in section 11.
+fn classes_of_the_text() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("FORMAT.md")).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with("11 ")).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn every_check_of_the_text_has_a_vector() {
+    let payloads = valid::all();
+    let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
+    for case in invalid::all() {
+        seen.insert((case.section.to_string(), case.class.to_string()));
+    }
+    for class in containers::invalid(&payloads).iter().flat_map(|case| case.verifier) {
+        seen.insert(("2".into(), class.to_string()));
+    }
+    let missing: Vec<_> = checks_of_the_text().difference(&seen).cloned().collect();
+    assert!(missing.is_empty(), "no vector for {missing:?}");
+    let named: BTreeSet<String> = seen.into_iter().map(|(_, class)| class).collect();
+    assert_eq!(named, classes_of_the_text(), "classes of the vectors and of the table");
 }
 
 /// Lines of the manifest and of the table of expected results.

@@ -65,6 +65,12 @@ fn shapes(cases: &mut Cases) {
     let table = blocks(1, [-4, 0], [&[2, 10, 40, 76, 76, 40, 10, 2], &[]]);
     scalar.classes = vec![Class::Inline(table)];
     cases.add("no-trellis-inline", "trellis 0: an inline table has runs of one parity only", vec![scalar]);
+    let mut most = empty(41, 20, 16, 4);
+    most.trellis = 0;
+    let runs = (0..32).map(|i| (i % 5, 8)).collect();
+    most.classes.push(Class::Inline(Table { raw_bits: 0, smallest: [-2, 0], runs: [runs, vec![]] }));
+    fill(&mut most, 2.0, 14);
+    cases.add("no-trellis-most-runs", "trellis 0: 32 runs, which count twice", vec![most]);
     let wide = one_class((3, 300), (64, 2), 6.0, 13);
     cases.add("many-chunks", "five chunks, padding in the first one", vec![wide]);
 }
@@ -74,6 +80,17 @@ fn columns(cases: &mut Cases) {
     plan.first.retain(|entry| entry.input % 3 != 1 && entry.input > 2 && entry.input < 37);
     cases.add("dead-columns", "dead columns, also the first and the last", vec![plan.clone()]);
     cases.add("dead-matrix", "no classes, no tiles: all weights 0", vec![empty(30, 40, 16, 8)]);
+    cases.add(
+        "dead-matrix-most-columns",
+        "as many columns as the default limits allow",
+        vec![empty(1, 1 << 20, 64, 1)],
+    );
+    let single = empty(1, 1, 4, 1);
+    cases.add(
+        "dead-matrices",
+        "1 x 1 without classes, often: the smallest matrices there are",
+        vec![single; 40],
+    );
     let mut dead = empty(5, 6, 64, 4);
     (dead.row_kind, dead.row_scales) = (1, vec![0, 128, 255, 130, 60]);
     cases.add("dead-matrix-row-scales", "row scales of a dead matrix", vec![dead]);

@@ -14,6 +14,7 @@ mod attention;
 
 use crate::convert::allocate::{Part, SLOPE};
 use crate::convert::error::ConvertError;
+use crate::convert::options::MOST_BYTES_AT_ONCE;
 use crate::convert::plan::{Action, PlannedTensor, Role};
 use crate::convert::progress::Progress;
 use crate::convert::quantize_tensor::Quantizer;
@@ -21,11 +22,11 @@ use crate::convert::spool::Spool;
 use crate::convert::statistics::{Moment, TensorStatistics};
 use crate::import::Input;
 use crate::model::{
-    DenseMatrix, DenseTable, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, EMBEDDING,
+    DenseMatrix, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, RowTable, EMBEDDING,
 };
 use crate::payload::{Limits, Payload};
 use crate::quantize::{choose_share, BlendRow, DriftedMoments};
-use crate::stats::{collect_drift, DriftMoments};
+use crate::stats::{collect_drift, Drift, DriftMoments};
 use attention::Trials;
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -33,6 +34,9 @@ use std::sync::Arc;
 
 /// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
 pub(super) const DRIFT_TOKENS: usize = 1 << 14;
+/// Bytes for each pair of columns that moments and their blends take together; inputs for which that is too much are
+/// not corrected for.
+pub(super) const MOMENT_BYTES: u64 = 48;
 /// Every so many-th sequence is held out to judge by; more of them where there are few.
 const HELD_OUT: usize = 5;
 /// Rows of a tensor that blends are judged by, at most.
@@ -121,10 +125,7 @@ impl DriftCorrection<'_> {
             .collect();
         let mut student = Model::open(self.input.clone())?;
         if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
-            let tensor = &self.plan[part.number];
-            let values = self.decode(part)?;
-            let table = DenseTable::new(tensor.rows(), tensor.columns(), values);
-            student.set_embedding(Arc::new(table.ok_or_else(|| self.missing(part.number))?))?;
+            student.set_embedding(Arc::new(self.embedding(part)?))?;
         }
         let layers = self.network.hyperparameters().layers;
         let mut budget = self.budget(&found);
@@ -167,6 +168,31 @@ impl DriftCorrection<'_> {
         let mut parts: Vec<Part> = found.into_values().collect();
         parts.sort_by_key(|part| part.number);
         Ok(parts)
+    }
+
+    /// Rows of the quantized embedding, for the tokens at hand.
+    fn embedding(&self, part: &Part) -> Result<RowTable, ConvertError> {
+        let missing = || self.missing(part.number);
+        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(missing)?;
+        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| missing())?;
+        let matrix = payload.matrices().first().ok_or_else(missing)?;
+        let (rows, columns) = (payload.rows(), payload.columns());
+        let mut wanted: Vec<usize> = self.sequences.iter().flatten().map(|&token| token as usize).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut table = RowTable::new(rows, columns);
+        let height = matrix.geometry().rows_per_tile();
+        let (mut integers, mut values) = (Vec::new(), Vec::new());
+        for of_tile in wanted.chunk_by(|a, b| a / height == b / height) {
+            let tile = of_tile[0] / height;
+            values.resize(matrix.geometry().rows_in_tile(rows, tile) * columns, 0.0);
+            matrix.dequantize_tile(tile, &mut integers, &mut values).map_err(|_| missing())?;
+            for &token in of_tile {
+                let row = values.get((token % height) * columns..).and_then(|rest| rest.get(..columns));
+                table.insert(token, row.ok_or_else(missing)?.to_vec());
+            }
+        }
+        Ok(table)
     }
 
     fn budget(&self, parts: &HashMap<usize, Part>) -> Budget {
@@ -220,12 +246,16 @@ impl DriftCorrection<'_> {
             let payload = self.spool.find(self.plan.len() + member.first.number, member.key)?;
             Some(second(member, payload.len()))
         };
+        let width = group.first().map_or(0, |member| member.tensor.columns() as u64);
+        if width * width * MOMENT_BYTES > MOST_BYTES_AT_ONCE {
+            return Ok(group.iter().map(|member| member.first).collect());
+        }
         if let Some(parts) = group.iter().map(known).collect::<Option<Vec<Part>>>() {
             return Ok(parts);
         }
         let stride = HELD_OUT.min(self.sequences.len() / 2).max(2);
         let held_out = |sequence: usize| sequence % stride == stride - 1;
-        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?;
+        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?.pop();
         let statistics: Vec<TensorStatistics> = group
             .iter()
             .map(|member| self.quantizer.statistics(member.tensor, 0))
@@ -234,10 +264,11 @@ impl DriftCorrection<'_> {
             Moment::Full(values) => Some(values),
             Moment::Diagonal(_) => None,
         });
-        let (Some(drift), Some(covariance)) = (drift.first(), full) else {
+        let (Some(Drift { learned, held_out: judged, .. }), Some(covariance)) = (drift, full) else {
             return Ok(group.iter().map(|member| member.first).collect());
         };
-        let (learned, judged) = (dense(&drift.learned), dense(&drift.held_out));
+        let (own, others) = (learned.tokens(), judged.tokens());
+        let (learned, judged) = (dense(learned), dense(judged));
         let share = self.share(group, &statistics, covariance, &learned, &judged)?;
         let (share, attended) = match learned.attended {
             Some(_) => {
@@ -247,7 +278,6 @@ impl DriftCorrection<'_> {
             }
             None => (share, 0.0),
         };
-        let (own, others) = (drift.learned.tokens(), drift.held_out.tokens());
         let blend = learned.joined(own, &judged, others).attend(attended).blend(covariance, share);
         drop((learned, judged));
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
@@ -345,7 +375,7 @@ impl DriftCorrection<'_> {
     }
 }
 
-fn dense(moments: &DriftMoments) -> DriftedMoments {
+fn dense(moments: DriftMoments) -> DriftedMoments {
     DriftedMoments {
         drifted: moments.drifted.to_dense_f32(),
         cross: moments.cross.to_dense_f32(),

@@ -1,7 +1,7 @@
 //! AVX-512 product of decoded values with a batch: one register holds four columns of 16 rows, and each dot product
 //! instruction multiplies it with four activations of one vector.
 
-use super::matmul::{Product, PANEL_ROWS};
+use super::super::matmul::{Product, PANEL_ROWS};
 use std::arch::x86_64::*;
 
 /// Rearranges decoded values: each panel of 16 rows and chunk becomes one register for each word of four columns.
@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The machine has the instructions of `Isa::Avx512`.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn rearrange(values: &mut [u8], columns_per_chunk: usize) {
+pub(in super::super) unsafe fn rearrange(values: &mut [u8], columns_per_chunk: usize) {
     match columns_per_chunk {
         64 => {
             for panel in values.as_chunks_mut::<1024>().0 {
@@ -90,7 +90,7 @@ unsafe fn transpose_16(at: *mut u8) {
 ///
 /// # Safety
 /// The machine has the instructions of `Isa::Avx512`, and the sizes are those that `dispatch::multiply` checks.
-pub(super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
+pub(in super::super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
         match product.scales.len() {

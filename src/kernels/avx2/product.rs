@@ -1,17 +1,17 @@
 //! AVX2 product of decoded values with a batch: two registers hold four columns of 16 rows, and each group of
 //! instructions multiplies one with four activations of one vector.
 
-use super::matmul::{Product, PANEL_ROWS};
-use super::vnni::Vnni;
+use super::super::matmul::{Product, PANEL_ROWS};
+use super::super::vnni::Vnni;
 use std::arch::x86_64::*;
 
 /// Rearranges decoded values: each panel of 16 rows and chunk becomes 64 bytes for each word of four columns.
-/// The order is that of `avx512_product::rearrange`.
+/// The order is that of `avx512::rearrange`.
 ///
 /// # Safety
 /// The machine has the instructions of `Isa::Avx2`.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn rearrange(values: &mut [u8], columns_per_chunk: usize) {
+pub(in super::super) unsafe fn rearrange(values: &mut [u8], columns_per_chunk: usize) {
     match columns_per_chunk {
         64 => {
             for panel in values.as_chunks_mut::<1024>().0 {
@@ -109,7 +109,7 @@ macro_rules! blocks {
 /// # Safety
 /// The machine has the instructions of `Isa::Avx2`, those that `vnni` names, and the sizes are those that
 /// `dispatch::multiply` checks.
-pub(super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize, vnni: Vnni) {
+pub(in super::super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize, vnni: Vnni) {
     // SAFETY: passed on from the caller.
     unsafe {
         match (vnni, product.wide) {

@@ -1,0 +1,74 @@
+//! Sums of accumulators: one integer for each row.
+
+use std::arch::x86_64::*;
+
+/// Adds `scale` times the integer dot product of each row to `sums`.
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`; `accumulators` is aligned to 64 bytes and holds
+/// 16 i32 for each step, steps rounded up to a multiple of 16; `sums` holds the rows of as many steps.
+pub(in super::super) unsafe fn flush(
+    accumulators: &[i32],
+    columns_per_chunk: usize,
+    scale: f32,
+    sums: &mut [f32],
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match columns_per_chunk {
+            64 => flush_as::<16>(accumulators, scale, sums),
+            16 => flush_as::<4>(accumulators, scale, sums),
+            _ => flush_as::<1>(accumulators, scale, sums),
+        }
+    }
+}
+
+/// `PARTS` neighbouring accumulators belong to one row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+unsafe fn flush_as<const PARTS: usize>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
+    let scale = _mm512_set1_ps(scale);
+    for (rows, sums) in accumulators.chunks_exact(16 * PARTS).zip(sums.chunks_exact_mut(16)) {
+        let at = rows.as_ptr();
+        let mut parts = [_mm512_setzero_si512(); PARTS];
+        for (index, part) in parts.iter_mut().enumerate() {
+            *part = _mm512_load_si512(at.add(16 * index).cast());
+        }
+        let total = match PARTS {
+            16 => {
+                let mut quarters = [_mm512_setzero_si512(); 4];
+                for (quarter, parts) in quarters.iter_mut().zip(parts.chunks_exact(4)) {
+                    *quarter = fold_quads(parts);
+                }
+                fold_lanes(&quarters)
+            }
+            // Rows 4 r + j of part j sit in lane r after folding: put them in order.
+            4 => _mm512_permutexvar_epi32(
+                _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                fold_quads(&parts),
+            ),
+            _ => parts[0],
+        };
+        let sum = _mm512_loadu_ps(sums.as_ptr());
+        let product = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(total));
+        _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_add_ps(sum, product));
+    }
+}
+
+/// Sums of neighbouring fours: element j of each 128-bit lane is the sum of that lane of part j.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_quads(parts: &[__m512i]) -> __m512i {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (a, b) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+}
+
+/// Lane j of the result is the sum of the four lanes of part j.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_lanes(parts: &[__m512i; 4]) -> __m512i {
+    let pair =
+        |a, b| _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
+    let (a, b) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
+    pair(a, b)
+}

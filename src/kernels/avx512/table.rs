@@ -1,0 +1,203 @@
+//! Class tables in the form of the AVX-512 kernels, and the byte selections that they use.
+
+use crate::payload::table::ClassTable;
+use crate::payload::{Trellis, LANES, NEXT_STATE};
+
+/// A register of bytes in memory.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bytes64(pub(super) [u8; 64]);
+
+impl Bytes64 {
+    pub(super) const ZERO: Self = Self([0; 64]);
+}
+
+/// A class table for `vpermb` and `vpermi2b`. Tables by group: 64 aligned groups of 4 slots of each parity.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Avx512Table {
+    /// Unless `lookup` is [`Lookup::Any`]: what added to a slot gives 4 times its run and something below 4. Else the run of the group's
+    /// first slot.
+    pub(super) runs: [Bytes64; 2],
+    /// Bit j set if a run starts at slot j > 0 of the group.
+    pub(super) starts: [Bytes64; 2],
+    /// By run; with [`Lookup::Few`] by 4 times the run plus 0 to 3.
+    pub(super) frequency: [Bytes64; 2],
+    pub(super) rank_base: [Bytes64; 2],
+    pub(super) value: [Bytes64; 2],
+    /// Next trellis state: see [`transition_matrix`].
+    pub(super) transitions: Bytes64,
+    pub(super) lookup: Lookup,
+    /// Whether a frequency exceeds 127, which `vpmaddubsw` would take as negative.
+    pub(super) wide: bool,
+}
+
+/// Slots of a group.
+const GROUP: usize = 4;
+/// Runs whose attributes fit two registers, each [`GROUP`] times.
+const FEW_RUNS: usize = 32;
+
+/// How a slot leads to the attributes of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Lookup {
+    /// At most one run ends inside any group, and the runs are few: slot plus bias addresses tables of 128 entries.
+    Few,
+    /// At most one run ends inside any group: slot plus bias, by 4, is the run.
+    Simple,
+    /// The run of the group's first slot plus the runs that start up to the slot.
+    Any,
+}
+
+impl Avx512Table {
+    pub(in super::super) fn new(table: &ClassTable, trellis: Trellis) -> Self {
+        let mut this = Self {
+            runs: [Bytes64::ZERO; 2],
+            starts: [Bytes64::ZERO; 2],
+            frequency: [Bytes64::ZERO; 2],
+            rank_base: [Bytes64::ZERO; 2],
+            value: [Bytes64::ZERO; 2],
+            transitions: transition_matrix(trellis),
+            lookup: Lookup::Any,
+            wide: table.entries().iter().any(|entry| entry.frequency > 127),
+        };
+        let mut simple = true;
+        for q in 0..2 {
+            let runs = table.run_of_slot(q);
+            for (group, runs) in runs.as_chunks::<GROUP>().0.iter().enumerate() {
+                let mut starts = 0u8;
+                for slot in 1..GROUP {
+                    starts |= u8::from(runs[slot] != runs[slot - 1]) << slot;
+                }
+                this.runs[q].0[group] = runs[0];
+                this.starts[q].0[group] = starts;
+                simple &= starts.count_ones() <= 1;
+            }
+        }
+        let few = !this.wide && table.raw_bits() == 0 && table.entries().len() <= FEW_RUNS;
+        this.lookup = match (simple, few) {
+            (true, true) => Lookup::Few,
+            (true, false) => Lookup::Simple,
+            (false, _) => Lookup::Any,
+        };
+        for (run, entry) in table.entries().iter().enumerate() {
+            let places =
+                if this.lookup == Lookup::Few { GROUP * run..GROUP * (run + 1) } else { run..run + 1 };
+            for place in places {
+                this.frequency[place / 64].0[place % 64] = entry.frequency;
+                this.rank_base[place / 64].0[place % 64] = entry.rank_base;
+                this.value[place / 64].0[place % 64] = entry.value;
+            }
+        }
+        if this.lookup != Lookup::Any {
+            for (runs, starts) in this.runs.iter_mut().zip(&this.starts) {
+                for (group, (run, starts)) in runs.0.iter_mut().zip(&starts.0).enumerate() {
+                    // From the slot on where the next run starts, the sum reaches the next multiple of 4.
+                    let carry = if *starts > 0 { GROUP as u8 - starts.trailing_zeros() as u8 } else { 0 };
+                    *run = (*run * GROUP as u8).wrapping_sub((group * GROUP) as u8).wrapping_add(carry);
+                }
+            }
+        }
+        this
+    }
+}
+
+/// The transition of the trellis as a matrix over GF(2), in the form of `vgf2p8affineqb`. A byte holds bit 0 of the
+/// state (the parity) in bit 6, bit 1 in bit 7 and bit 2 in bit 5, and the low bit of the index in bit 1.
+fn transition_matrix(trellis: Trellis) -> Bytes64 {
+    const PLACES: [usize; 3] = [6, 7, 5];
+    let mut rows = [0u8; 8];
+    if trellis == Trellis::EightState {
+        let mut add = |column: usize, state: u8| {
+            for (bit, place) in PLACES.into_iter().enumerate() {
+                // The matrix's row of result bit i is byte 7 - i.
+                rows[7 - place] |= (state >> bit & 1) << column;
+            }
+        };
+        // A linear map is what it does to single bits.
+        add(1, NEXT_STATE[0][1]);
+        for (bit, place) in PLACES.into_iter().enumerate() {
+            add(place, NEXT_STATE[1 << bit][0]);
+        }
+    }
+    let mut matrix = Bytes64::ZERO;
+    matrix.0.as_chunks_mut::<8>().0.fill(rows);
+    matrix
+}
+
+/// Selects the low byte of each 16-bit lane: even lanes from the first operand, odd lanes from the second.
+pub(super) static LOW_OF_BOTH: Bytes64 = {
+    let mut indices = [0; 64];
+    let mut lane = 0;
+    while lane < LANES {
+        indices[lane] = if lane % 2 == 0 { lane as u8 } else { 64 + lane as u8 - 1 };
+        lane += 1;
+    }
+    Bytes64(indices)
+};
+
+/// The same for high bytes.
+pub(super) static HIGH_OF_BOTH: Bytes64 = {
+    let mut indices = LOW_OF_BOTH;
+    let mut lane = 0;
+    while lane < LANES {
+        indices.0[lane] += 1;
+        lane += 1;
+    }
+    indices
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::table::Run;
+
+    /// Runs of the given lengths in turn, each a symbol of its own.
+    fn runs(lengths: &[u8]) -> Vec<Run> {
+        lengths.iter().enumerate().map(|(symbol, &length)| Run { symbol: symbol as u8, length }).collect()
+    }
+
+    /// Place of a slot's attributes, as the kernel computes it.
+    fn place(table: &Avx512Table, q: usize, slot: u8) -> usize {
+        let group = usize::from(slot) / GROUP;
+        let first = table.runs[q].0[group];
+        let sum = first.wrapping_add(slot);
+        match table.lookup {
+            Lookup::Few => usize::from(sum),
+            Lookup::Simple => usize::from(sum >> 2),
+            Lookup::Any => {
+                let up_to_slot = 0x0F07_0301u32.to_le_bytes()[usize::from(slot) % GROUP];
+                usize::from(first) + (table.starts[q].0[group] & up_to_slot).count_ones() as usize
+            }
+        }
+    }
+
+    #[test]
+    fn every_lookup_finds_every_slot() {
+        let cases: [(Lookup, &[u8]); 3] = [
+            (Lookup::Few, &[3, 61, 1, 127, 64]),
+            (
+                Lookup::Simple,
+                &[13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 13, 12, 15, 16],
+            ),
+            (Lookup::Any, &[1, 1, 100, 2, 1, 1, 150]),
+        ];
+        for (lookup, lengths) in cases {
+            let class = ClassTable::new(0, [-3, -2], [runs(lengths), runs(lengths)]).unwrap();
+            let table = Avx512Table::new(&class, Trellis::EightState);
+            assert_eq!(table.lookup, lookup);
+            for q in 0..2 {
+                for slot in 0..=255u8 {
+                    let place = place(&table, q, slot);
+                    let found = [&table.frequency, &table.rank_base, &table.value]
+                        .map(|attribute| attribute[place / 64].0[place % 64]);
+                    let entry = class.entries()[usize::from(class.run_of_slot(q)[usize::from(slot)])];
+                    assert_eq!(
+                        found,
+                        [entry.frequency, entry.rank_base, entry.value],
+                        "{lookup:?} {q} {slot}"
+                    );
+                }
+            }
+        }
+    }
+}
