@@ -120,7 +120,7 @@ fn an_unpatched_llama_cpp_gives_the_logits_of_the_unpacked_model() {
     );
     let plain = log_probabilities(&file("plain"));
     // Floats are those of the unpacked model but for the order of additions; two terms of eight bits are as good.
-    for (name, most, fewest_same) in [("exact", 1e-5, TOKENS), ("static", 1e-3, TOKENS - 1)] {
+    for (name, most, fewest_same) in [("exact", 1e-5, TOKENS), ("static", 1e-4, TOKENS - 1)] {
         let ours = log_probabilities(&file(name));
         let divergences: Vec<f64> = plain.iter().zip(&ours).map(|(p, q)| divergence(p, q)).collect();
         let same = plain.iter().zip(&ours).filter(|(p, q)| top(p) == top(q)).count();
