@@ -65,9 +65,16 @@ fn no_floats_of_the_weights_are_kept() {
         session.generate(&prompt, 30, Sampling::default(), |_| ControlFlow::Continue(())).unwrap();
         used()
     };
-    // The first one makes what threads keep for themselves: the workspaces of matrix products.
-    let (first, second, third) = (generate(), generate(), generate());
-    println!("weights as floats {floats} bytes; kept {kept}; after each text {first}, {second}, {third}");
+    // Threads keep what they need for themselves, the workspaces of matrix products, from when they first get work: the
+    // level may rise a few times, but not with every text.
+    let levels: Vec<usize> = (0..8).map(|_| generate()).collect();
+    println!("weights as floats {floats} bytes; kept {kept}; after each text {levels:?}");
     assert!(kept < floats / 4, "kept {kept} of {floats}");
-    assert!(third < second + (64 << 10), "{second} grows to {third}");
+    let mut highest = levels[0];
+    let mut rises = 0;
+    for &level in &levels {
+        rises += usize::from(level > highest + (64 << 10));
+        highest = highest.max(level);
+    }
+    assert!(rises <= 3, "{levels:?}");
 }

@@ -13,8 +13,9 @@
 //! correction never loses there.
 
 use super::cholesky;
+use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Mat, MatRef, Par};
+use faer::{Accum, Mat, MatRef, Par};
 
 /// Second moments of a drifted input, all row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,51 +113,64 @@ pub fn choose_share(
     let mut diagonal: Vec<f64> = original.iter().step_by(n + 1).map(|&v| f64::from(v)).collect();
     diagonal.sort_by(f64::total_cmp);
     let damping = damping * diagonal.get(n / 2).copied().unwrap_or(0.0);
-    let weights = Mat::from_fn(rows.len(), n, |row, j| f64::from(rows[row].weights[j]));
+    let weights = Mat::from_fn(rows.len(), n, |row, j| rows[row].weights[j]);
+    // W Σ, and W C + R of both kinds of tokens: nothing of n × n but the factor is needed beside the moments.
+    let unmoved = product(weights.as_ref(), original);
+    let learned_target = target(rows, weights.as_ref(), learned);
     let target = target(rows, weights.as_ref(), held_out);
-    let judge = square(&held_out.drifted, n);
     // E|t − Ŵ x'|² without the part that does not depend on Ŵ.
-    let error = |candidate: MatRef<'_, f64>| -> f64 {
-        let moved = candidate * judge.as_ref();
-        let row = |(r, row): (usize, &BlendRow)| -> f64 {
-            let terms = (0..n).map(|j| candidate[(r, j)] * (moved[(r, j)] - 2.0 * target[(r, j)]));
-            row.importance * terms.sum::<f64>()
-        };
+    let error = |candidate: MatRef<'_, f32>| -> f64 {
+        let moved = product(candidate, &held_out.drifted);
+        let term = |r: usize, j: usize| f64::from(candidate[(r, j)]) * (moved[(r, j)] - 2.0 * target[(r, j)]);
+        let row = |(r, row): (usize, &BlendRow)| row.importance * (0..n).map(|j| term(r, j)).sum::<f64>();
         rows.iter().enumerate().map(row).sum()
     };
     let unchanged = error(weights.as_ref());
-    // What the corrected output would cost without the layer at all: the scale of errors that can be compared.
     let mut best = (1.0, unchanged);
     for &share in SHARES.iter().filter(|&&share| share < 1.0) {
-        let blend = learned.blend(original, share);
-        let mut factor = square(&blend.drifted, n);
+        let mix = |own: f64, other: f64| (1.0 - share) * own + share * other;
+        let mut factor = Mat::<f64>::from_fn(n, n, |i, j| match i >= j {
+            true => mix(f64::from(learned.drifted[i * n + j]), f64::from(original[i * n + j])),
+            false => 0.0,
+        });
         for j in 0..n {
             factor[(j, j)] += damping;
         }
         if cholesky::factor(&mut factor).is_err() {
             continue;
         }
-        let mut solution = self::target(rows, weights.as_ref(), &blend);
-        for j in 0..n {
-            for r in 0..rows.len() {
-                solution[(r, j)] += damping * weights[(r, j)];
-            }
-        }
+        let mut solution = Mat::<f64>::from_fn(rows.len(), n, |r, j| {
+            mix(learned_target[(r, j)], unmoved[(r, j)]) + damping * f64::from(weights[(r, j)])
+        });
         solve_lower_triangular_in_place(factor.as_ref(), solution.transpose_mut(), Par::Seq);
         solve_upper_triangular_in_place(factor.transpose(), solution.transpose_mut(), Par::Seq);
-        let found = error(solution.as_ref());
+        drop(factor);
+        let found = error(Mat::from_fn(rows.len(), n, |r, j| solution[(r, j)] as f32).as_ref());
         if found < best.1 {
             best = (share, found);
         }
     }
-    let scale = target_energy(rows, weights.as_ref(), original, n);
-    (best.0, (unchanged - best.1) / scale.max(f64::MIN_POSITIVE))
+    // In units of the original model's outputs.
+    let energy = |(r, row): (usize, &BlendRow)| {
+        row.importance * (0..n).map(|j| f64::from(weights[(r, j)]) * unmoved[(r, j)]).sum::<f64>()
+    };
+    let energy: f64 = rows.iter().enumerate().map(energy).sum();
+    (best.0, (unchanged - best.1) / energy.max(f64::MIN_POSITIVE))
+}
+
+/// Rows times a square row-major matrix.
+fn product(rows: MatRef<'_, f32>, square: &[f32]) -> Mat<f64> {
+    let n = rows.ncols();
+    let mut product = Mat::<f32>::zeros(rows.nrows(), n);
+    let square = MatRef::from_row_major_slice(square, n, n);
+    matmul(product.as_mut(), Accum::Replace, rows, square, 1.0f32, Par::Seq);
+    Mat::from_fn(rows.nrows(), n, |r, j| f64::from(product[(r, j)]))
 }
 
 /// W C + R.
-fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, moments: &DriftedMoments) -> Mat<f64> {
+fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f32>, moments: &DriftedMoments) -> Mat<f64> {
     let n = weights.ncols();
-    let mut target = weights * square(&moments.cross, n).as_ref();
+    let mut target = product(weights, &moments.cross);
     let Some(residual) = &moments.residual else { return target };
     for (r, row) in rows.iter().enumerate() {
         let Some(values) = row.residual.and_then(|row| residual.get(row * n..(row + 1) * n)) else {
@@ -167,19 +181,6 @@ fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, moments: &DriftedMome
         }
     }
     target
-}
-
-/// Weighted energy of the outputs of the original model.
-fn target_energy(rows: &[BlendRow<'_>], weights: MatRef<'_, f64>, original: &[f32], n: usize) -> f64 {
-    let moved = weights * square(original, n).as_ref();
-    let row = |(r, row): (usize, &BlendRow)| {
-        row.importance * (0..n).map(|j| weights[(r, j)] * moved[(r, j)]).sum::<f64>()
-    };
-    rows.iter().enumerate().map(row).sum()
-}
-
-fn square(values: &[f32], n: usize) -> Mat<f64> {
-    Mat::from_fn(n, n, |i, j| f64::from(values[i * n + j]))
 }
 
 #[cfg(test)]
