@@ -26,7 +26,7 @@ mod settings;
 mod sic;
 pub mod viterbi;
 
-pub use blend::{choose_share, BlendRow, DriftedMoments};
+pub use blend::{choose_share, BlendRow, DriftedMoments, SHARES};
 pub use error::QuantizeError;
 pub use layer::{Covariance, Drift, Layer};
 pub use limit::GaussianLimit;
