@@ -90,7 +90,7 @@ impl Budget {
         (8.0 * excess / self.weights_left / SLOPE).clamp(-MOST_OCTAVES, MOST_OCTAVES)
     }
 
-    /// Counts a tensor whose step was `octaves` above that of the first pass.
+    /// Counts a tensor with the bytes of both passes.
     fn count(&mut self, tensor: &PlannedTensor, first: u64, second: u64) {
         self.planned += first as f64;
         self.stored += second as f64;
@@ -123,6 +123,8 @@ impl DriftCorrection<'_> {
             .enumerate()
             .map(|(number, tensor)| (tensor.info.name.as_str(), number))
             .collect();
+        // Checks the tokens, which may come from a file.
+        let mut original = LayerRunner::new(self.network, self.sequences)?;
         let mut student = Model::open(self.input.clone())?;
         if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
             student.set_embedding(Arc::new(self.embedding(part)?))?;
@@ -130,7 +132,6 @@ impl DriftCorrection<'_> {
         let layers = self.network.hyperparameters().layers;
         let mut budget = self.budget(&found);
         self.progress.begin("drift", budget.weights_left as u64);
-        let mut original = LayerRunner::new(self.network, self.sequences)?;
         let mut drifted = LayerRunner::new(&student, self.sequences)?;
         for layer in 0..layers {
             let weights = self.network.load_layer(layer)?;
@@ -351,20 +352,16 @@ impl DriftCorrection<'_> {
 
     /// The weights of a part, as decoders reconstruct them.
     fn decode(&self, part: &Part) -> Result<Vec<f32>, ConvertError> {
-        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(|| self.missing(part.number))?;
-        self.values(&bytes, part.number)
-    }
-
-    /// The weights of a payload of tensor `number`, as decoders reconstruct them.
-    fn values(&self, bytes: &[u8], number: usize) -> Result<Vec<f32>, ConvertError> {
-        let payload = Payload::open(bytes, &Limits::default()).map_err(|_| self.missing(number))?;
+        let missing = || self.missing(part.number);
+        let bytes = self.spool.find(part.spooled, part.key).ok_or_else(missing)?;
+        let payload = Payload::open(&bytes, &Limits::default()).map_err(|_| missing())?;
         let mut values = vec![0.0; payload.rows() * payload.columns() * payload.matrices().len()];
         for (matrix, values) in
             payload.matrices().iter().zip(values.chunks_exact_mut(payload.rows() * payload.columns()))
         {
             let height = matrix.geometry().rows_per_tile() * payload.columns();
             values.par_chunks_mut(height).enumerate().try_for_each(|(tile, values)| {
-                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| self.missing(number))
+                matrix.dequantize_tile(tile, &mut Vec::new(), values).map_err(|_| missing())
             })?;
         }
         Ok(values)
