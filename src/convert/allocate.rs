@@ -85,7 +85,7 @@ impl<'p> Allocation<'p> {
             self.progress.advance(1, &tensor.info.name);
             Ok::<_, ConvertError>(Free { number, tensor, role, scale, model })
         };
-        let mut free: Vec<Free> = in_waves(&free, |item| item.1, rate_model)?;
+        let mut free: Vec<Free> = in_waves(&free, |item| self.quantizer.memory(item.1), rate_model)?;
         if !self.loss_weights {
             // Without a common unit every tensor gets the same rate.
             for tensor in &mut free {
@@ -96,7 +96,7 @@ impl<'p> Allocation<'p> {
         let at_rate = |&(number, tensor, role, bits): &(usize, &PlannedTensor, Role, f64)| {
             self.part(number, tensor, -bits, || Ok(self.quantizer.at_rate(tensor, role, bits)?.payload))
         };
-        let mut parts = in_waves(&fixed, |item| item.1, at_rate)?;
+        let mut parts = in_waves(&fixed, |item| self.quantizer.memory(item.1), at_rate)?;
         if !free.is_empty() {
             parts = self.search(&free, parts)?;
         }
@@ -146,7 +146,7 @@ impl<'p> Allocation<'p> {
                 Ok(self.quantizer.at_step(item.tensor, item.role, step)?.payload)
             })
         };
-        let made = in_waves(free, |item| item.tensor, at_step)?;
+        let made = in_waves(free, |item| self.quantizer.memory(item.tensor), at_step)?;
         Ok(fixed.iter().copied().chain(made).collect())
     }
 

@@ -173,7 +173,7 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
         if let Some(network) = running {
             phases.extend(model_phases(network, options, &plan, speed));
         }
-        let quantizing = tensor_phases(&plan, full, speed, payloads + others);
+        let quantizing = tensor_phases(&plan, options.method, full, speed, payloads + others);
         let drift = prepared.network.as_deref().filter(|_| full && options.corrects_drift());
         let drift = drift.map(|network| drift_phase(network, options, &plan, &quantizing, speed));
         phases.extend(quantizing);
@@ -327,6 +327,7 @@ fn linear_weights(plan: &[&PlannedTensor]) -> f64 {
 /// Phases in which tensors are quantized and written.
 fn tensor_phases(
     plan: &[&PlannedTensor],
+    method: Method,
     full_covariance: bool,
     speed: Speed,
     bytes: u64,
@@ -334,7 +335,7 @@ fn tensor_phases(
     let quantized: Vec<&&PlannedTensor> =
         plan.iter().filter(|tensor| matches!(tensor.action, Action::Quantize { .. })).collect();
     // A thread that waits for the parallel part of one tensor may have started another.
-    let mut memory: Vec<u64> = quantized.iter().map(|tensor| tensor_memory(tensor)).collect();
+    let mut memory: Vec<u64> = quantized.iter().map(|tensor| tensor_memory(tensor, method)).collect();
     memory.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
     let largest = memory.first().copied().unwrap_or(0);
     let together: u64 = memory.iter().take(2 * rayon::current_num_threads()).sum();

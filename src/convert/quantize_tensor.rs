@@ -4,12 +4,23 @@ use super::error::ConvertError;
 use super::geometry::geometry;
 use super::plan::{Action, PlannedTensor, Role};
 use super::statistics::{Moment, StatisticsFile, TensorStatistics};
+use super::waves::tensor_memory;
 use crate::model::TensorSource;
-use crate::payload::encode::{encode, EncodeOptions};
+use crate::payload::encode::{CompactColumn, EncodeError, EncodeOptions, Section};
 use crate::payload::QuantizedMatrix;
 use crate::quantize::{
-    search, Covariance, Drift, DriftedMoments, Layer, Method, Prepared, RateModel, RateTarget, Settings,
+    search, Covariance, Drift, DriftedMoments, Layer, MeasureError, Method, PartedLayer, Prepared, RateModel,
+    RateTarget, Settings,
 };
+use std::ops::Range;
+
+/// Matrices of more weights than this are read, quantized and packed in parts of about this many.
+pub(super) const PART_WEIGHTS: usize = 1 << 24;
+
+/// Whether a tensor's matrices are never held whole.
+pub(super) fn goes_by_parts(tensor: &PlannedTensor, method: Method) -> bool {
+    method == Method::Trellis && tensor.rows() * tensor.columns() > PART_WEIGHTS
+}
 
 /// A quantized tensor.
 #[derive(Clone, Debug)]
@@ -36,6 +47,12 @@ impl Quantizer<'_> {
         Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
     }
 
+    /// Bytes that quantizing a tensor holds.
+    pub(super) fn memory(&self, tensor: &PlannedTensor) -> u64 {
+        tensor_memory(tensor, self.method)
+    }
+
+    /// The weights of one matrix.
     pub(super) fn weights(&self, tensor: &PlannedTensor, matrix: usize) -> Result<Vec<f32>, ConvertError> {
         let rows = tensor.rows();
         let mut weights = vec![0.0; rows * tensor.columns()];
@@ -49,13 +66,17 @@ impl Quantizer<'_> {
         weights: &'l [f32],
         statistics: &'l TensorStatistics,
     ) -> Layer<'l> {
-        let covariance = match &statistics.covariance {
-            Moment::Full(values) => Covariance::Full(values),
-            Moment::Diagonal(values) => Covariance::Diagonal(values),
-        };
+        let covariance = Self::covariance(statistics);
         Layer {
             row_weights: statistics.row_weights.as_deref(),
             ..Layer::new(&tensor.info.name, tensor.rows(), tensor.columns(), weights, covariance)
+        }
+    }
+
+    fn covariance(statistics: &TensorStatistics) -> Covariance<'_> {
+        match &statistics.covariance {
+            Moment::Full(values) => Covariance::Full(values),
+            Moment::Diagonal(values) => Covariance::Diagonal(values),
         }
     }
 
@@ -67,10 +88,16 @@ impl Quantizer<'_> {
         role: Role,
         bits: f64,
     ) -> Result<(RateModel, f64), ConvertError> {
-        let weights = self.weights(tensor, 0)?;
+        let settings = self.settings(tensor, role);
         let statistics = self.statistics(tensor, 0)?;
-        let layer = Self::layer(tensor, &weights, &statistics);
-        let model = RateModel::new(&layer, &self.settings(tensor, role), bits)?;
+        let parted = self.by_parts(tensor, 0, &settings, &statistics, |parts| Ok(parts.rate_model(bits)?));
+        let model = match parted {
+            Some(model) => model?,
+            None => {
+                let weights = self.weights(tensor, 0)?;
+                RateModel::new(&Self::layer(tensor, &weights, &statistics), &settings, bits)?
+            }
+        };
         Ok((model, step_factor(&statistics)))
     }
 
@@ -88,13 +115,53 @@ impl Quantizer<'_> {
         Ok(statistics)
     }
 
-    /// The payload of a tensor's matrices.
-    pub(super) fn encode_all(
+    /// Does `work` on a matrix that is read part by part, if it is one of those.
+    fn by_parts<R>(
+        &self,
         tensor: &PlannedTensor,
-        matrices: &[QuantizedMatrix],
-    ) -> Result<Vec<u8>, ConvertError> {
-        encode(matrices, &EncodeOptions { threads: 1 })
-            .map_err(|source| ConvertError::Encode { tensor: tensor.info.name.clone(), source })
+        matrix: usize,
+        settings: &Settings,
+        statistics: &TensorStatistics,
+        work: impl FnOnce(&PartedLayer<'_>) -> Result<R, ConvertError>,
+    ) -> Option<Result<R, ConvertError>> {
+        if !goes_by_parts(tensor, settings.method) {
+            return None;
+        }
+        let name = &tensor.info.name;
+        let first = matrix * tensor.rows();
+        let read = |rows: Range<usize>, weights: &mut [f32]| {
+            self.source.read_rows(name, first + rows.start..first + rows.end, weights)?;
+            self.source.release(name);
+            Ok(())
+        };
+        let covariance = Self::covariance(statistics);
+        let row_weights = statistics.row_weights.as_deref();
+        let shape = (tensor.rows(), tensor.columns());
+        let parts = PartedLayer::new(name, shape, covariance, row_weights, settings, PART_WEIGHTS, &read);
+        Some(parts.map_err(ConvertError::from).and_then(|parts| work(&parts)))
+    }
+
+    fn section(
+        tensor: &PlannedTensor,
+        matrix: &QuantizedMatrix<CompactColumn>,
+    ) -> Result<Section, ConvertError> {
+        // A matrix that comes in parts has the machine to itself.
+        let large = matrix.rows * matrix.columns > PART_WEIGHTS;
+        let threads = if large { rayon::current_num_threads() } else { 1 };
+        Section::new(matrix, &EncodeOptions { threads }).map_err(|source| Self::encoding(tensor, source))
+    }
+
+    fn encoding(tensor: &PlannedTensor, source: EncodeError) -> ConvertError {
+        ConvertError::Encode { tensor: tensor.info.name.clone(), source }
+    }
+
+    /// The payload of a tensor of one matrix.
+    pub(super) fn encode(tensor: &PlannedTensor, matrix: &QuantizedMatrix) -> Result<Vec<u8>, ConvertError> {
+        Self::join(tensor, &[Self::section(tensor, &matrix.into())?])
+    }
+
+    fn join(tensor: &PlannedTensor, sections: &[Section]) -> Result<Vec<u8>, ConvertError> {
+        Section::join(sections).map_err(|source| Self::encoding(tensor, source))
     }
 
     /// Quantizes at a given step.
@@ -105,18 +172,27 @@ impl Quantizer<'_> {
         step: f64,
     ) -> Result<QuantizedTensor, ConvertError> {
         let settings = self.settings(tensor, role);
-        let mut matrices = Vec::with_capacity(tensor.matrices());
+        let mut sections = Vec::with_capacity(tensor.matrices());
         let mut first = None;
         for matrix in 0..tensor.matrices() {
-            let weights = self.weights(tensor, matrix)?;
             let statistics = self.statistics(tensor, matrix)?;
             // The step is that of the first matrix; the others have one water level with it.
             let factor = step_factor(&statistics);
             let step = step * (factor / *first.get_or_insert(factor));
-            let layer = Self::layer(tensor, &weights, &statistics);
-            matrices.push(Prepared::new(&layer, &settings, step)?.quantize(step)?);
+            let parted =
+                self.by_parts(tensor, matrix, &settings, &statistics, |parts| Ok(parts.quantize(step)?));
+            let quantized = match parted {
+                Some(quantized) => quantized?,
+                None => {
+                    let weights = self.weights(tensor, matrix)?;
+                    let layer = Self::layer(tensor, &weights, &statistics);
+                    let whole = Prepared::new(&layer, &settings, step)?.quantize(step)?;
+                    (&whole).into()
+                }
+            };
+            sections.push(Self::section(tensor, &quantized)?);
         }
-        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &matrices)? })
+        Ok(QuantizedTensor { payload: Self::join(tensor, &sections)? })
     }
 
     /// Quantizes a tensor of one matrix for a drifted input, at the step `key` or at the rate of minus `key`.
@@ -138,23 +214,29 @@ impl Quantizer<'_> {
         if key > 0.0 {
             Ok(Prepared::new(&layer, &settings, key)?.quantize(key)?)
         } else {
-            self.search_rate(tensor, &layer, &settings, -key)
+            Ok(Self::search_rate(tensor, &layer, &settings, -key)?.0)
         }
     }
 
     fn search_rate(
-        &self,
         tensor: &PlannedTensor,
         layer: &Layer<'_>,
         settings: &Settings,
         bits: f64,
-    ) -> Result<QuantizedMatrix, ConvertError> {
-        let per_matrix = (tensor.rows() * tensor.columns()) as f64;
-        let found = search(layer, settings, &RateTarget::new(bits), |matrix| {
-            let payload = encode(std::slice::from_ref(matrix), &EncodeOptions { threads: 1 })?;
-            Ok((payload.len() as f64 * 8.0 / per_matrix, ()))
-        })?;
-        Ok(found.matrix)
+    ) -> Result<(QuantizedMatrix, Section), ConvertError> {
+        let measure = |matrix: &QuantizedMatrix| Self::measured(tensor, &matrix.into());
+        let found = search(layer, settings, &RateTarget::new(bits), measure)?;
+        Ok((found.matrix, found.value))
+    }
+
+    /// Stored bits per weight, and what is stored.
+    fn measured(
+        tensor: &PlannedTensor,
+        matrix: &QuantizedMatrix<CompactColumn>,
+    ) -> Result<(f64, Section), MeasureError> {
+        let section = Self::section(tensor, matrix)?;
+        let weights = (tensor.rows() * tensor.columns()) as f64;
+        Ok((section.payload_len() as f64 * 8.0 / weights, section))
     }
 
     /// Quantizes at a given rate.
@@ -165,14 +247,22 @@ impl Quantizer<'_> {
         bits: f64,
     ) -> Result<QuantizedTensor, ConvertError> {
         let settings = self.settings(tensor, role);
-        let mut parts = Vec::with_capacity(tensor.matrices());
+        let mut sections = Vec::with_capacity(tensor.matrices());
         for matrix in 0..tensor.matrices() {
-            let weights = self.weights(tensor, matrix)?;
             let statistics = self.statistics(tensor, matrix)?;
-            let layer = Self::layer(tensor, &weights, &statistics);
-            parts.push(self.search_rate(tensor, &layer, &settings, bits)?);
+            let parted = self.by_parts(tensor, matrix, &settings, &statistics, |parts| {
+                Ok(parts.search(&RateTarget::new(bits), |matrix| Self::measured(tensor, matrix))?)
+            });
+            sections.push(match parted {
+                Some(section) => section?,
+                None => {
+                    let weights = self.weights(tensor, matrix)?;
+                    let layer = Self::layer(tensor, &weights, &statistics);
+                    Self::search_rate(tensor, &layer, &settings, bits)?.1
+                }
+            });
         }
-        Ok(QuantizedTensor { payload: Self::encode_all(tensor, &parts)? })
+        Ok(QuantizedTensor { payload: Self::join(tensor, &sections)? })
     }
 }
 

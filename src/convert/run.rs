@@ -284,7 +284,7 @@ impl<'a> Job<'a> {
         self.progress.begin("quantizing", chosen.iter().map(weights).sum());
         let quantizer = self.quantizer();
         let quantize = |&number: &usize| self.quantize_at(&quantizer, number, steps);
-        let parts = in_waves(&chosen, |&number| &self.plan[number], quantize)?;
+        let parts = in_waves(&chosen, |&number| quantizer.memory(&self.plan[number]), quantize)?;
         let parts: Vec<Part> = parts.into_iter().flatten().collect();
         let plan: Vec<PlannedTensor> = chosen.iter().map(|&number| self.plan[number].clone()).collect();
         let mut metadata = self.metadata(&plan)?;

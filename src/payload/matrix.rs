@@ -34,8 +34,10 @@ pub enum ScaleKind {
 ///
 /// The weight of row r and column c is
 /// `row_scale[r] * sum over stream columns s with input c of column_scale[s] * integers[s][r]`.
+///
+/// The columns are [`StreamColumn`]s, or what the encoder holds them as.
 #[derive(Clone, Debug, PartialEq)]
-pub struct QuantizedMatrix {
+pub struct QuantizedMatrix<Column = StreamColumn> {
     /// Output features.
     pub rows: usize,
     /// Input features.
@@ -49,7 +51,23 @@ pub struct QuantizedMatrix {
     /// Meaning of [`StreamColumn::scale`].
     pub column_scale_kind: ScaleKind,
     /// The live columns, in any order.
-    pub stream: Vec<StreamColumn>,
+    pub stream: Vec<Column>,
     /// Row scales, one per row: for [`ScaleKind::Log8`] `2^((code - 128)/8)`, for [`ScaleKind::Half`] half floats.
     pub row_scales: Option<(ScaleKind, Vec<u16>)>,
+}
+
+impl<Column> QuantizedMatrix<Column> {
+    /// The same matrix with other stream columns.
+    pub fn with_stream<Other>(&self, stream: Vec<Other>) -> QuantizedMatrix<Other> {
+        QuantizedMatrix {
+            rows: self.rows,
+            columns: self.columns,
+            geometry: self.geometry,
+            trellis: self.trellis,
+            tensor_scale: self.tensor_scale,
+            column_scale_kind: self.column_scale_kind,
+            stream,
+            row_scales: self.row_scales.clone(),
+        }
+    }
 }

@@ -75,6 +75,14 @@ pub enum QuantizeError {
         /// What was asked for.
         what: &'static str,
     },
+    /// The caller's function that reads weights failed.
+    #[error("{layer}: cannot read the weights")]
+    Read {
+        /// Name of the layer.
+        layer: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The caller's function that measures stored bits failed.
     #[error("{layer}: cannot measure the stored bits")]
     Measure {
@@ -83,4 +91,14 @@ pub enum QuantizeError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl QuantizeError {
+    /// The same error with an index that counts `before` more values.
+    pub(super) fn behind(mut self, before: usize) -> Self {
+        if let Self::Value { index, .. } = &mut self {
+            *index += before;
+        }
+        self
+    }
 }

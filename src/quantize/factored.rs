@@ -3,6 +3,8 @@
 use super::scales::RowFactors;
 use super::{cholesky, Covariance, Damping, Layer, Method, QuantizeError, Settings};
 use faer::Mat;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Columns below this share of the median diagonal are erased by [`Method::WaterSic`] (paper section on dead features).
 const DEAD_SHARE: f64 = 1e-3;
@@ -10,13 +12,59 @@ const DEAD_SHARE: f64 = 1e-3;
 const DAMPING_GROWTH: f64 = 10.0;
 const LARGEST_DAMPING: f64 = 0.1;
 
+/// What has to be known of all weights of a layer before its covariance is factored.
+#[derive(Clone, Debug)]
+pub(super) struct Survey {
+    /// Input column of each live column, ascending.
+    pub live: Vec<u32>,
+    /// Median of the diagonal over the columns that are not exactly zero.
+    median: f64,
+    pub row_factors: Option<RowFactors>,
+    /// Mean square of the weighted weights of the live columns.
+    pub variance: f64,
+}
+
+impl Survey {
+    /// Checks the layer.
+    pub fn new(layer: &Layer<'_>, settings: &Settings) -> Result<Self, QuantizeError> {
+        layer.check()?;
+        Self::by_parts(layer, settings, |visit| {
+            visit(0, layer.weights);
+            Ok(())
+        })
+    }
+
+    /// Of a layer whose weights come in parts: `parts` calls its argument with the first row and the weights of each
+    /// part, in order. The layer itself is to be checked before, the parts by the caller.
+    pub fn by_parts(
+        layer: &Layer<'_>,
+        settings: &Settings,
+        parts: impl FnOnce(&mut dyn FnMut(usize, &[f32])) -> Result<(), QuantizeError>,
+    ) -> Result<Self, QuantizeError> {
+        settings.check(layer.name)?;
+        let (live, median) = live_columns(layer, settings, &layer.diagonal())?;
+        let row_factors = layer
+            .row_weights
+            .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
+        let mut sum = 0.0;
+        parts(&mut |first, weights| {
+            for (row, weights) in (first..).zip(weights.chunks_exact(layer.columns)) {
+                let squares: f64 = live.iter().map(|&j| f64::from(weights[j as usize]).powi(2)).sum();
+                sum += squares * row_factors.as_ref().map_or(1.0, |f| f.factors[row].powi(2));
+            }
+        })?;
+        let variance = sum / (layer.rows as f64 * live.len() as f64);
+        Ok(Self { live, median, row_factors, variance })
+    }
+}
+
 /// A layer whose covariance is factored for the MMSE target of one step: what rates can be predicted from.
 pub(super) struct Factored<'a> {
     pub layer: Layer<'a>,
     pub settings: Settings,
     pub live: Vec<u32>,
     /// L; `None` if the covariance is diagonal.
-    pub factor: Option<Mat<f64>>,
+    pub factor: Option<Arc<Mat<f64>>>,
     pub pivots: Vec<f64>,
     pub row_factors: Option<RowFactors>,
     pub variance: f64,
@@ -27,18 +75,22 @@ pub(super) struct Factored<'a> {
 impl<'a> Factored<'a> {
     /// Checks the layer and factors its covariance.
     pub fn new(layer: &Layer<'a>, settings: &Settings, c: f64) -> Result<Self, QuantizeError> {
-        layer.check()?;
-        settings.check(layer.name)?;
+        Self::surveyed(layer, settings, c, &Survey::new(layer, settings)?)
+    }
+
+    /// Factors the covariance of a layer that was looked at. Reads no weights.
+    pub fn surveyed(
+        layer: &Layer<'a>,
+        settings: &Settings,
+        c: f64,
+        survey: &Survey,
+    ) -> Result<Self, QuantizeError> {
         if !(c > 0.0 && c.is_finite()) {
             let layer = layer.name.to_owned();
             return Err(QuantizeError::Setting { layer, setting: "step c", value: c, expected: "above 0" });
         }
+        let Survey { live, median, row_factors, variance } = survey.clone();
         let diagonal = layer.diagonal();
-        let (live, median) = live_columns(layer, settings, &diagonal)?;
-        let row_factors = layer
-            .row_weights
-            .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
-        let variance = variance(layer, &live, row_factors.as_ref());
         let base = match settings.damping {
             Damping::Median(share) => share * median,
             Damping::Mean(share) => {
@@ -57,14 +109,33 @@ impl<'a> Factored<'a> {
             damping: base,
         };
         factored.mu = factored.mmse_mu(c);
-        (factored.factor, factored.damping) =
-            factor_with_damping(layer, &factored.live, factored.mu, base, median)?;
+        let factor;
+        (factor, factored.damping) = factor_with_damping(layer, &factored.live, factored.mu, base, median)?;
+        factored.factor = factor.map(Arc::new);
         let extra = factored.mu + factored.damping;
         factored.pivots = match &factored.factor {
             Some(l) => (0..factored.live.len()).map(|i| l[(i, i)]).collect(),
             None => factored.live.iter().map(|&j| (diagonal[j as usize] + extra).sqrt()).collect(),
         };
         Ok(factored)
+    }
+
+    /// The same factor for some rows of the layer, of which `weights` are the weights.
+    pub fn part<'p>(&self, rows: Range<usize>, weights: &'p [f32]) -> Factored<'p>
+    where
+        'a: 'p,
+    {
+        Factored {
+            layer: Layer { rows: rows.len(), weights, row_weights: None, ..self.layer },
+            settings: self.settings,
+            live: self.live.clone(),
+            factor: self.factor.clone(),
+            pivots: self.pivots.clone(),
+            row_factors: self.row_factors.as_ref().map(|factors| factors.of(rows)),
+            variance: self.variance,
+            mu: self.mu,
+            damping: self.damping,
+        }
     }
 
     /// mu of the MMSE target at step c.
@@ -123,18 +194,13 @@ pub(super) fn predicted_bits(
 
 /// A step at which the diagonal alone, without correlations, predicts `bits`: where a search starts. Any step will do
 /// for weights that are all zero.
-pub(super) fn first_guess(layer: &Layer<'_>, settings: &Settings, bits: f64) -> Result<f64, QuantizeError> {
-    let diagonal = layer.diagonal();
-    let (live, _) = live_columns(layer, settings, &diagonal)?;
-    let row_factors = layer
-        .row_weights
-        .and_then(|g| RowFactors::new(g, settings.row_weight_floor, settings.row_scale_step));
-    let variance = variance(layer, &live, row_factors.as_ref());
-    if variance == 0.0 {
-        return Ok(1.0);
+pub(super) fn first_guess(layer: &Layer<'_>, settings: &Settings, survey: &Survey, bits: f64) -> f64 {
+    if survey.variance == 0.0 {
+        return 1.0;
     }
-    let pivots: Vec<f64> = live.iter().map(|&j| diagonal[j as usize].sqrt()).collect();
-    Ok(solve_step(bits, |c| predicted_bits(settings, layer.columns, variance, &pivots, 0.0, c)))
+    let diagonal = layer.diagonal();
+    let pivots: Vec<f64> = survey.live.iter().map(|&j| diagonal[j as usize].sqrt()).collect();
+    solve_step(bits, |c| predicted_bits(settings, layer.columns, survey.variance, &pivots, 0.0, c))
 }
 
 /// The step at which a falling prediction equals `bits`.
@@ -165,15 +231,6 @@ fn live_columns(
     let least = if matches!(settings.method, Method::WaterSic { .. }) { DEAD_SHARE * median } else { 0.0 };
     let live = diagonal.iter().zip(0u32..).filter(|(&d, _)| d > 0.0 && d >= least).map(|(_, j)| j).collect();
     Ok((live, median))
-}
-
-fn variance(layer: &Layer<'_>, live: &[u32], factors: Option<&RowFactors>) -> f64 {
-    let mut sum = 0.0;
-    for (row, weights) in layer.weights.chunks_exact(layer.columns).enumerate() {
-        let squares: f64 = live.iter().map(|&j| f64::from(weights[j as usize]).powi(2)).sum();
-        sum += squares * factors.map_or(1.0, |f| f.factors[row].powi(2));
-    }
-    sum / (layer.rows as f64 * live.len() as f64)
 }
 
 /// L of the live columns (`None` for a diagonal covariance or a method without feedback), and the damping it took.

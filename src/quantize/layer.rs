@@ -59,6 +59,17 @@ impl<'a> Layer<'a> {
     /// # Errors
     /// Names the first offending slice and index.
     pub fn check(&self) -> Result<(), QuantizeError> {
+        self.check_statistics()?;
+        self.check_weights()
+    }
+
+    /// Checks the weights, after everything else was checked.
+    pub(super) fn check_weights(&self) -> Result<(), QuantizeError> {
+        self.check_slice("weights", self.weights, self.rows * self.columns)
+    }
+
+    /// Checks all but the weights, whose number fits the machine if this succeeds.
+    pub(super) fn check_statistics(&self) -> Result<(), QuantizeError> {
         let (rows, columns) = (self.rows, self.columns);
         let shape = || QuantizeError::Shape { layer: self.name.to_owned(), rows, columns };
         let weights = rows.checked_mul(columns).filter(|&n| n > 0).ok_or_else(shape)?;
@@ -66,7 +77,6 @@ impl<'a> Layer<'a> {
         if u32::try_from(columns).is_err() || u32::try_from(rows).is_err() {
             return Err(shape());
         }
-        self.check_slice("weights", self.weights, weights)?;
         match self.covariance {
             Covariance::Full(c) => {
                 self.check_slice("covariance", c, square)?;

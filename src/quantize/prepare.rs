@@ -2,7 +2,7 @@
 
 use super::blocks::{lanes, RowBlock};
 use super::factored::{predicted_bits, Factored};
-use super::scales::RowFactors;
+use super::scales::{ColumnScales, RowFactors};
 use super::viterbi::{Lanes, LANES};
 use super::{Covariance, Layer, Method, QuantizeError, Settings};
 use crate::payload::Path;
@@ -90,7 +90,7 @@ impl<'a> Prepared<'a> {
         match factored.factor {
             Some(l) => {
                 let single = Mat::from_fn(l.nrows(), l.ncols(), |i, j| l[(i, j)] as f32);
-                prepared.full_targets(l.as_ref(), single.as_ref());
+                prepared.full_targets((*l).as_ref(), single.as_ref());
                 prepared.factor = Factor::Full(single);
             }
             None => prepared.diagonal_targets(),
@@ -111,6 +111,12 @@ impl<'a> Prepared<'a> {
     /// Class entropy in bits per weight to be expected at step c with this factor.
     pub fn predicted_bits(&self, c: f64) -> f64 {
         predicted_bits(&self.settings, self.layer.columns, self.variance, &self.pivots, self.mu, c)
+    }
+
+    /// Stored steps of the columns at step c of the trellis method.
+    pub(super) fn column_scales(&self, c: f64) -> Result<ColumnScales, QuantizeError> {
+        let steps: Vec<f64> = self.pivots.iter().map(|l| c / l).collect();
+        ColumnScales::new(self.settings.column_scales, &steps).ok_or_else(|| self.bad_step(c))
     }
 
     /// Factor that multiplies row `row` before it is quantized.

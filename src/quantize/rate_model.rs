@@ -1,6 +1,6 @@
 //! Predicted rate of a layer, for choosing steps of many layers before any is quantized.
 
-use super::factored::{first_guess, predicted_bits, solve_step, Factored};
+use super::factored::{first_guess, predicted_bits, solve_step, Factored, Survey};
 use super::{Layer, QuantizeError, Settings};
 
 /// What the rate of a layer depends on: its variance and the pivots of its covariance's factor.
@@ -19,12 +19,20 @@ impl RateModel {
     /// # Errors
     /// Bad input, as for [`search`](super::search).
     pub fn new(layer: &Layer<'_>, settings: &Settings, bits: f64) -> Result<Self, QuantizeError> {
-        layer.check()?;
-        let guess = first_guess(layer, settings, bits)?;
-        let mut factored = Factored::new(layer, settings, guess)?;
+        Self::surveyed(layer, settings, &Survey::new(layer, settings)?, bits)
+    }
+
+    /// The same for a layer that was looked at.
+    pub(super) fn surveyed(
+        layer: &Layer<'_>,
+        settings: &Settings,
+        survey: &Survey,
+        bits: f64,
+    ) -> Result<Self, QuantizeError> {
+        let guess = first_guess(layer, settings, survey, bits);
+        let factored = Factored::surveyed(layer, settings, guess, survey)?;
         let step = solve_step(bits, |c| factored.predicted_bits(c));
-        factored = Factored::new(layer, settings, step)?;
-        let (variance, pivots, mu) = factored.spectrum();
+        let (variance, pivots, mu) = Factored::surveyed(layer, settings, step, survey)?.spectrum();
         Ok(Self { settings: *settings, columns: layer.columns, variance, pivots, mu })
     }
 

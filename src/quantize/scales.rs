@@ -93,6 +93,11 @@ pub(super) struct RowFactors {
 }
 
 impl RowFactors {
+    /// Those of some rows.
+    pub fn of(&self, rows: std::ops::Range<usize>) -> Self {
+        Self { codes: self.codes[rows.clone()].to_vec(), factors: self.factors[rows].to_vec() }
+    }
+
     /// Factors `sqrt(max(weight, floor · mean) / mean)`, rounded to powers of `2^(grid/8)`. `None` if all weights
     /// are zero or there are none.
     pub fn new(weights: &[f32], floor: f64, grid: u16) -> Option<Self> {

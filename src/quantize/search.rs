@@ -1,6 +1,6 @@
 //! Rate search: the step at which a layer's stored bits meet a target.
 
-use super::factored::{first_guess, solve_step, Factored};
+use super::factored::{first_guess, solve_step, Factored, Survey};
 use super::{Layer, Prepared, QuantizeError, Report, Settings};
 use crate::payload::QuantizedMatrix;
 
@@ -63,14 +63,43 @@ pub struct Searched<T> {
 /// Why the caller's measuring function failed.
 pub type MeasureError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A layer that is ready to be quantized at steps near one.
+pub(super) trait AtStep {
+    /// The result.
+    type Matrix;
+    /// Quantizes at step c.
+    fn quantize(&self, c: f64) -> Result<Self::Matrix, QuantizeError>;
+    /// Class entropy in bits per weight to be expected.
+    fn predicted_bits(&self, c: f64) -> f64;
+    /// mu of the MMSE target.
+    fn mu(&self) -> f64;
+}
+
+impl AtStep for Prepared<'_> {
+    type Matrix = QuantizedMatrix;
+
+    fn quantize(&self, c: f64) -> Result<QuantizedMatrix, QuantizeError> {
+        self.quantize(c)
+    }
+
+    fn predicted_bits(&self, c: f64) -> f64 {
+        self.predicted_bits(c)
+    }
+
+    fn mu(&self) -> f64 {
+        self.mu()
+    }
+}
+
 /// One evaluation.
-struct Evaluation<T> {
-    matrix: QuantizedMatrix,
-    value: T,
+pub(super) struct Evaluation<M, T> {
+    matrix: M,
+    pub(super) value: T,
     bits: f64,
     overhead: f64,
     c: f64,
     mu: f64,
+    evaluations: usize,
 }
 
 /// Finds the step at which `measure`, the stored bits per weight of a quantized matrix, meets the target. Returns the
@@ -82,33 +111,49 @@ pub fn search<T>(
     layer: &Layer<'_>,
     settings: &Settings,
     target: &RateTarget,
-    mut measure: impl FnMut(&QuantizedMatrix) -> Result<(f64, T), MeasureError>,
+    measure: impl FnMut(&QuantizedMatrix) -> Result<(f64, T), MeasureError>,
 ) -> Result<Searched<T>, QuantizeError> {
-    let invalid = |setting, value, expected| {
-        Err(QuantizeError::Setting { layer: layer.name.to_owned(), setting, value, expected })
-    };
-    if !(target.bits > 0.0 && target.bits.is_finite()) {
-        return invalid("target rate", target.bits, "above 0 bits");
-    }
-    if target.evaluations == 0 {
-        return invalid("number of evaluations", 0.0, "1 or more");
-    }
-    let (mut prepared_for, mut c, factored) = first_step(layer, settings, target)?;
-    let zero = factored.is_zero();
-    let mut prepared = Prepared::from_factored(factored);
-    let mut best: Option<Evaluation<T>> = None;
+    let survey = Survey::new(layer, settings)?;
+    let first = first_step(layer, settings, &survey, target)?;
+    let again = |c| Ok(Prepared::from_factored(Factored::surveyed(layer, settings, c, &survey)?));
+    let (found, prepared) = find(first, target, Prepared::from_factored, again, measure)?;
+    let Evaluation { matrix, value, bits, overhead, c, mu, evaluations } = found;
+    let report = Report { mu, ..prepared.report(&matrix, c) };
+    Ok(Searched { matrix, report, bits, value, overhead, evaluations })
+}
+
+/// A step, the first step to try, which is near it, and the covariance factored for the former.
+pub(super) struct FirstStep<'a> {
+    factored_for: f64,
+    c: f64,
+    factored: Factored<'a>,
+}
+
+/// The search: from `first`, made ready by `ready`; `again` makes the layer ready for another step. Returns the nearest
+/// evaluation, and the layer as it was ready last.
+pub(super) fn find<'a, Q: AtStep, T>(
+    first: FirstStep<'a>,
+    target: &RateTarget,
+    ready: impl FnOnce(Factored<'a>) -> Q,
+    again: impl Fn(f64) -> Result<Q, QuantizeError>,
+    mut measure: impl FnMut(&Q::Matrix) -> Result<(f64, T), MeasureError>,
+) -> Result<(Evaluation<Q::Matrix, T>, Q), QuantizeError> {
+    let FirstStep { mut factored_for, mut c, factored } = first;
+    let (name, zero) = (factored.layer.name, factored.is_zero());
+    let mut prepared = ready(factored);
+    let mut best: Option<Evaluation<Q::Matrix, T>> = None;
     let mut history: Vec<(f64, f64)> = Vec::new();
     let mut evaluations = 0;
     loop {
         let matrix = prepared.quantize(c)?;
-        let (bits, value) = measure(&matrix)
-            .map_err(|source| QuantizeError::Measure { layer: layer.name.to_owned(), source })?;
+        let (bits, value) =
+            measure(&matrix).map_err(|source| QuantizeError::Measure { layer: name.to_owned(), source })?;
         evaluations += 1;
         history.push((c.log2(), bits));
         let overhead = bits - prepared.predicted_bits(c);
         let nearer = best.as_ref().is_none_or(|b| (bits - target.bits).abs() < (b.bits - target.bits).abs());
         if nearer {
-            best = Some(Evaluation { matrix, value, bits, overhead, c, mu: prepared.mu() });
+            best = Some(Evaluation { matrix, value, bits, overhead, c, mu: prepared.mu(), evaluations });
         }
         let close = (bits / target.bits - 1.0).abs() <= target.tolerance;
         if close || zero || evaluations >= target.evaluations || !bits.is_finite() {
@@ -118,47 +163,54 @@ pub fn search<T>(
             / (2.0 * STENCIL.log2());
         let slope = slope.max(LEAST_SLOPE);
         c = next_step(&history, target.bits, slope).exp2();
-        if (c / prepared_for).log2().abs() > FACTOR_RANGE {
+        if (c / factored_for).log2().abs() > FACTOR_RANGE {
             // Rates at another mu do not compare: the secant starts again.
             let last = history.split_off(history.len() - 1);
             history.clear();
             c = next_step(&last, target.bits, slope * FOLLOWING_MU).exp2();
-            prepared = Prepared::new(layer, settings, c)?;
-            prepared_for = c;
+            prepared = again(c)?;
+            factored_for = c;
         }
     }
     match best {
-        Some(Evaluation { matrix, value, bits, overhead, c, mu }) => {
-            let report = Report { mu, ..prepared.report(&matrix, c) };
-            Ok(Searched { matrix, report, bits, value, overhead, evaluations })
-        }
-        None => invalid("measured rate", f64::NAN, "a number"),
+        Some(found) => Ok((Evaluation { evaluations, ..found }, prepared)),
+        None => Err(invalid(name, "measured rate", f64::NAN, "a number")),
     }
 }
 
-/// A step, the first step to try, which is near it, and the covariance factored for the former.
-fn first_step<'a>(
+fn invalid(name: &str, setting: &'static str, value: f64, expected: &'static str) -> QuantizeError {
+    QuantizeError::Setting { layer: name.to_owned(), setting, value, expected }
+}
+
+/// Where a search starts.
+pub(super) fn first_step<'a>(
     layer: &Layer<'a>,
     settings: &Settings,
+    survey: &Survey,
     target: &RateTarget,
-) -> Result<(f64, f64, Factored<'a>), QuantizeError> {
-    layer.check()?;
-    settings.check(layer.name)?;
+) -> Result<FirstStep<'a>, QuantizeError> {
+    if !(target.bits > 0.0 && target.bits.is_finite()) {
+        return Err(invalid(layer.name, "target rate", target.bits, "above 0 bits"));
+    }
+    if target.evaluations == 0 {
+        return Err(invalid(layer.name, "number of evaluations", 0.0, "1 or more"));
+    }
+    let at = |c| Factored::surveyed(layer, settings, c, survey);
     if let Some(c) = target.first_step {
-        return Ok((c, c, Factored::new(layer, settings, c)?));
+        return Ok(FirstStep { factored_for: c, c, factored: at(c)? });
     }
     let bits = (target.bits - target.overhead).max(0.5 * target.bits);
-    let mut c = first_guess(layer, settings, bits)?;
+    let mut c = first_guess(layer, settings, survey, bits);
     for _ in 0..FIRST_FACTORS {
-        let factored = Factored::new(layer, settings, c)?;
+        let factored = at(c)?;
         let step = solve_step(bits, |c| factored.predicted_bits(c));
         let octaves = (step / c).log2();
         if octaves.abs() <= FACTOR_RANGE {
-            return Ok((c, step, factored));
+            return Ok(FirstStep { factored_for: c, c: step, factored });
         }
         c *= octaves.clamp(-LONGEST_MOVE, LONGEST_MOVE).exp2();
     }
-    Ok((c, c, Factored::new(layer, settings, c)?))
+    Ok(FirstStep { factored_for: c, c, factored: at(c)? })
 }
 
 /// Base-2 logarithm of the next step: the secant through the two evaluations nearest to the target, one on each side

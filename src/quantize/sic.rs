@@ -22,9 +22,7 @@ struct BlockIntegers {
 
 /// Quantizes at step `c`.
 pub(super) fn quantize(prepared: &Prepared<'_>, c: f64) -> Result<QuantizedMatrix, QuantizeError> {
-    let steps: Vec<f64> = prepared.pivots.iter().map(|l| c / l).collect();
-    let scales =
-        ColumnScales::new(prepared.settings.column_scales, &steps).ok_or_else(|| prepared.bad_step(c))?;
+    let scales = prepared.column_scales(c)?;
     let integers: Vec<BlockIntegers> = prepared
         .blocks
         .par_iter()

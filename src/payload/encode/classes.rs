@@ -2,7 +2,7 @@
 
 use super::fit::best_table;
 use super::histogram::{Histogram, TableCosts};
-use super::{index_of, padding_integer, parallel};
+use super::{index_of, padding_integer, parallel, CompactColumn};
 use crate::payload::layout::MAX_CLASSES;
 use crate::payload::standard::standard_tables;
 use crate::payload::table::ClassTable;
@@ -30,16 +30,14 @@ fn standard_costs() -> &'static [TableCosts] {
 }
 
 /// Chooses classes: the classes in stream order (narrow to wide) and the class of each stream column.
-pub(super) fn choose(matrix: &QuantizedMatrix, threads: usize) -> (Vec<ChosenClass>, Vec<u8>) {
+pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) -> (Vec<ChosenClass>, Vec<u8>) {
     let columns = matrix.stream.len();
     if columns == 0 {
         return (Vec::new(), Vec::new());
     }
     let width = matrix.geometry.columns_per_chunk();
-    let sizes: Vec<u64> = parallel(columns, threads, |range| {
-        let size = |c: usize| matrix.stream[c].integers.iter().map(|&m| u64::from(m.unsigned_abs())).sum();
-        range.map(size).collect()
-    });
+    let sizes: Vec<u64> =
+        parallel(columns, threads, |range| range.map(|c| matrix.stream[c].size()).collect());
     let mut order: Vec<usize> = (0..columns).collect();
     order.sort_by_key(|&c| (sizes[c], matrix.stream[c].input, c));
     let chunks = columns.div_ceil(width);
@@ -89,14 +87,14 @@ fn choose_table(histogram: &Histogram, standard: usize, chunks: usize) -> Chosen
 }
 
 /// Histogram of the indices of some stream columns.
-fn chunk_histogram(matrix: &QuantizedMatrix, members: &[usize]) -> Histogram {
+fn chunk_histogram(matrix: &QuantizedMatrix<CompactColumn>, members: &[usize]) -> Histogram {
     let mut histogram = Histogram::new();
     for &member in members {
-        let integers = &matrix.stream[member].integers;
+        let column = &matrix.stream[member];
         for path in matrix.geometry.paths(matrix.rows) {
             let mut state = 0;
             for i in 0..path.len {
-                let m = integers[path.first + i * path.stride];
+                let m = column.get(path.first + i * path.stride);
                 let q = padding_integer(matrix.trellis, state);
                 histogram.add(q as usize, index_of(m, q));
                 state = matrix.trellis.next(state, m);

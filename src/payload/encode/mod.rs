@@ -5,6 +5,7 @@
 //! the same for any number of threads.
 
 mod classes;
+mod compact;
 mod fit;
 mod histogram;
 mod layout;
@@ -16,6 +17,8 @@ use super::open::Header;
 use super::side_information::{self, ColumnEntry};
 use super::{QuantizedMatrix, Trellis, MAX_INTEGER};
 use std::fmt;
+
+pub use compact::CompactColumn;
 
 /// Why a matrix cannot be encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,24 +75,70 @@ impl Default for EncodeOptions {
     }
 }
 
+/// One coded matrix of a payload.
+#[derive(Clone, Debug)]
+pub struct Section {
+    rows: usize,
+    columns: usize,
+    bytes: Vec<u8>,
+}
+
+impl Section {
+    /// Encodes one matrix.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if it breaks a rule of the format.
+    pub fn new(
+        matrix: &QuantizedMatrix<CompactColumn>,
+        options: &EncodeOptions,
+    ) -> Result<Self, EncodeError> {
+        Ok(Self { rows: matrix.rows, columns: matrix.columns, bytes: encode_matrix(matrix, options)? })
+    }
+
+    /// Bytes of the coded matrix.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: a coded matrix has a header.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Bytes of a payload of this matrix alone.
+    pub fn payload_len(&self) -> usize {
+        payload_header(1) + self.len()
+    }
+
+    /// The payload of a tensor's matrices.
+    ///
+    /// # Errors
+    /// [`EncodeError::Shape`] if there are none, or their shapes differ.
+    pub fn join(sections: &[Self]) -> Result<Vec<u8>, EncodeError> {
+        let Some(first) = sections.first() else { return Err(EncodeError::Shape) };
+        if sections.iter().any(|other| (other.rows, other.columns) != (first.rows, first.columns)) {
+            return Err(EncodeError::Shape);
+        }
+        assemble(sections, first.rows, first.columns)
+    }
+}
+
 /// Encodes the matrices of one tensor (one, or one for each expert).
 ///
 /// # Errors
 /// [`EncodeError`] if the matrices break a rule of the format.
 pub fn encode(matrices: &[QuantizedMatrix], options: &EncodeOptions) -> Result<Vec<u8>, EncodeError> {
-    let Some(first) = matrices.first() else { return Err(EncodeError::Shape) };
-    if matrices.iter().any(|m| (m.rows, m.columns) != (first.rows, first.columns)) {
-        return Err(EncodeError::Shape);
-    }
-    let sections =
-        matrices.iter().map(|matrix| encode_matrix(matrix, options)).collect::<Result<Vec<_>, _>>()?;
-    assemble(&sections, first.rows, first.columns)
+    let section = |matrix: &QuantizedMatrix| Section::new(&matrix.into(), options);
+    Section::join(&matrices.iter().map(section).collect::<Result<Vec<_>, _>>()?)
+}
+
+const fn payload_header(matrices: usize) -> usize {
+    PAYLOAD_FIXED + 8 * matrices + 4
 }
 
 /// Puts coded matrices behind a payload header.
-fn assemble(sections: &[Vec<u8>], rows: usize, columns: usize) -> Result<Vec<u8>, EncodeError> {
-    let header = PAYLOAD_FIXED + 8 * sections.len() + 4;
-    let total = header + sections.iter().map(Vec::len).sum::<usize>();
+fn assemble(sections: &[Section], rows: usize, columns: usize) -> Result<Vec<u8>, EncodeError> {
+    let total = payload_header(sections.len()) + sections.iter().map(Section::len).sum::<usize>();
     let mut bytes = Vec::with_capacity(total);
     bytes.extend(MAGIC);
     bytes.extend([VERSION, 0, 0, 0]);
@@ -104,20 +153,23 @@ fn assemble(sections: &[Vec<u8>], rows: usize, columns: usize) -> Result<Vec<u8>
     }
     bytes.extend(crc32c(&bytes).to_le_bytes());
     for section in sections {
-        bytes.extend_from_slice(section);
+        bytes.extend_from_slice(&section.bytes);
     }
     Ok(bytes)
 }
 
 /// A matrix whose columns stand in stream order, ready for the tile coder.
 struct Stream<'a> {
-    matrix: &'a QuantizedMatrix,
+    matrix: &'a QuantizedMatrix<CompactColumn>,
     /// Stream column of each position, `None` for padding.
     positions: Vec<Option<usize>>,
     classes: Vec<classes::ChosenClass>,
 }
 
-fn encode_matrix(matrix: &QuantizedMatrix, options: &EncodeOptions) -> Result<Vec<u8>, EncodeError> {
+fn encode_matrix(
+    matrix: &QuantizedMatrix<CompactColumn>,
+    options: &EncodeOptions,
+) -> Result<Vec<u8>, EncodeError> {
     check(matrix)?;
     let threads = options.threads.max(1);
     let (chosen, class_of) = classes::choose(matrix, threads);
@@ -186,7 +238,7 @@ fn write_matrix(header: &Header, side: &[u8], tiles: &[tile::CodedTile]) -> Resu
 /// Entries in the order of the side information (first appearance of each input column in rising order, then the
 /// others in rising order), and the stream column of each.
 fn column_entries(
-    matrix: &QuantizedMatrix,
+    matrix: &QuantizedMatrix<CompactColumn>,
     class_of: &[u8],
 ) -> Result<(Vec<ColumnEntry>, Vec<usize>), EncodeError> {
     let mut order: Vec<usize> = (0..matrix.stream.len()).collect();
@@ -213,7 +265,7 @@ fn column_entries(
     Ok((entries, first))
 }
 
-fn check(matrix: &QuantizedMatrix) -> Result<(), EncodeError> {
+fn check(matrix: &QuantizedMatrix<CompactColumn>) -> Result<(), EncodeError> {
     if matrix.rows == 0 || matrix.columns == 0 || matrix.rows.max(matrix.columns) > u32::MAX as usize {
         return Err(EncodeError::Shape);
     }
@@ -228,7 +280,7 @@ fn check(matrix: &QuantizedMatrix) -> Result<(), EncodeError> {
         }
     }
     for (stream, column) in matrix.stream.iter().enumerate() {
-        if column.integers.len() != matrix.rows || column.input as usize >= matrix.columns {
+        if column.len() != matrix.rows || column.input as usize >= matrix.columns {
             return Err(EncodeError::Column { stream });
         }
         if scale_value(matrix.column_scale_kind, column.scale, 0).is_none() {
@@ -238,9 +290,9 @@ fn check(matrix: &QuantizedMatrix) -> Result<(), EncodeError> {
             let mut state = 0;
             for i in 0..path.len {
                 let row = path.first + i * path.stride;
-                let m = column.integers[row];
+                let m = column.get(row);
                 let parity = matrix.trellis.parity(state);
-                if m & 1 != parity || m.abs() > MAX_INTEGER {
+                if m & 1 != parity || m.unsigned_abs() > MAX_INTEGER as u32 {
                     return Err(EncodeError::Integer { stream, row });
                 }
                 state = matrix.trellis.next(state, m);

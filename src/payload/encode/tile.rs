@@ -101,7 +101,7 @@ fn encode_tile(stream: &Stream, tables: &[SlotTable], tile: usize) -> CodedTile 
                     let column = stream.positions[chunk * width + lane % width];
                     let q = padding_integer(matrix.trellis, *state);
                     let m = match column {
-                        Some(column) if row < rows => matrix.stream[column].integers[first_row + row],
+                        Some(column) if row < rows => matrix.stream[column].get(first_row + row),
                         _ => q,
                     };
                     *state = matrix.trellis.next(*state, m);
