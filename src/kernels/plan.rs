@@ -103,6 +103,11 @@ impl<'a> PreparedMatrix<'a> {
         self.geometry().tiles(self.rows())
     }
 
+    /// Tiles that the instruction set decodes in turn: ranges of fewer run slower.
+    pub fn tiles_at_once(&self) -> usize {
+        super::dispatch::interleave(self.isa)
+    }
+
     /// Rows of a tile range, clipped to the matrix: where its results go.
     pub fn rows_of(&self, tiles: std::ops::Range<usize>) -> std::ops::Range<usize> {
         let height = self.geometry().rows_per_tile();

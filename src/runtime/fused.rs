@@ -133,7 +133,7 @@ impl MatrixProduct for FusedMatrix {
         match self.arithmetic {
             Arithmetic::Integer => {
                 // Each result is the same whatever the cut.
-                let shares = shares(tiles, height, rows);
+                let shares = shares(tiles, self.matrix().tiles_at_once(), height, rows);
                 let chunks = x.chunks(TOKENS_AT_ONCE * columns).zip(y.chunks_mut(TOKENS_AT_ONCE * rows));
                 for (x, y) in chunks {
                     self.multiply_integers(&shares, x, y).map_err(|error| self.error(error))?;

@@ -197,17 +197,21 @@ impl Session<'_> {
         if tokens.len() > context.saturating_sub(held) {
             return Err(GenerateError::Context { prompt: tokens.len(), context, held });
         }
-        let mut last = None;
-        for part in tokens.chunks(PROMPT_TOKENS) {
-            last = Some(self.decoder.append(&[(0, part)])?);
-        }
+        let (decoder, width) = (&mut self.decoder, self.owner.model.hyperparameters().width);
+        // One call into the pool for all products, instead of one for each.
+        let logits = rayon::scope(|_| -> Result<_, GenerateError> {
+            let mut last = None;
+            for part in tokens.chunks(PROMPT_TOKENS) {
+                last = Some(decoder.append(&[(0, part)])?);
+            }
+            let hidden = last.ok_or(GenerateError::EmptyPrompt)?;
+            let row = hidden.rchunks(width.max(1)).next().unwrap_or_default();
+            Ok(decoder.logits(row)?)
+        })?;
         if tokens.len() > 1 {
             release_scratch();
         }
-        let hidden = last.ok_or(GenerateError::EmptyPrompt)?;
-        let width = self.owner.model.hyperparameters().width;
-        let row = hidden.rchunks(width.max(1)).next().unwrap_or_default();
-        Ok(self.decoder.logits(row)?)
+        Ok(logits)
     }
 
     /// Appends `prompt` and then up to `most` tokens drawn one by one. `receive` gets the text in pieces of valid

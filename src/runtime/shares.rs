@@ -3,9 +3,6 @@
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Units that a kernel takes in one go when there are enough of them.
-const UNITS_AT_ONCE: usize = 4;
-
 /// A piece of work: neighbouring units (row tiles, blocks of rows) and the weight rows they cover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Share {
@@ -13,12 +10,13 @@ pub(super) struct Share {
     pub(super) rows: Range<usize>,
 }
 
-/// Cuts `units` units of `height` rows (the last may have fewer) into about equal shares, as many for each thread.
+/// Cuts `units` units of `height` rows (the last may have fewer) into about equal shares, as many for each thread, of at
+/// most `at_once` units: as many as a kernel takes in one go.
 ///
 /// The cut depends on the number of threads; it may be used only where results do not depend on the cut.
-pub(super) fn shares(units: usize, height: usize, rows: usize) -> Vec<Share> {
+pub(super) fn shares(units: usize, at_once: usize, height: usize, rows: usize) -> Vec<Share> {
     let threads = rayon::current_num_threads();
-    let parts = (threads * units.div_ceil(UNITS_AT_ONCE * threads)).clamp(1, units.max(1));
+    let parts = (threads * units.div_ceil(at_once * threads)).clamp(1, units.max(1));
     let bound = |part: usize| units * part / parts;
     (0..parts)
         .map(|part| {
@@ -72,7 +70,7 @@ mod tests {
     #[test]
     fn shares_cover_all_rows_and_results_land_in_place() {
         for (rows, height) in [(1usize, 64usize), (576, 256), (1000, 64), (8192, 256)] {
-            let shares = shares(rows.div_ceil(height), height, rows);
+            let shares = shares(rows.div_ceil(height), 6, height, rows);
             assert_eq!(shares[0].rows.start, 0);
             assert_eq!(shares.last().unwrap().rows.end, rows);
             assert!(shares.windows(2).all(|pair| pair[0].rows.end == pair[1].rows.start));
@@ -95,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_first_error_counts() {
-        let shares = shares(40, 1, 40);
+        let shares = shares(40, 4, 1, 40);
         let fail = |share: &Share, _: &mut [f32]| if share.units.contains(&30) { Err(30) } else { Ok(()) };
         assert_eq!(multiply(&shares, 2, &mut [0.0; 80], fail), Err(30));
         assert_eq!(multiply(&shares, 1, &mut [0.0; 40], |share, _| Err(share.units.start)), Err(0));
