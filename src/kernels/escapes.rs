@@ -43,15 +43,16 @@ impl PreparedMatrix<'_> {
             return Err(self.refusal(tile));
         }
         let place = Place::new(self, tile);
-        let mut bits = Bits { bytes, at: 0 };
-        let (mut next, mut first) = (0u64, true);
+        let bits = Bits { bytes, gap_bits };
+        let (mut at, mut next, mut first) = (0, 0u64, true);
         loop {
-            let window = bits.window();
-            if window == 0 && bits.at + 8 > 8 * bytes.len() && !first {
+            let window = bits.window(at);
+            if window == 0 && at + 8 > 8 * bytes.len() && !first {
                 return Ok(());
             }
             first = false;
-            let Some((gap, code)) = bits.escape(window, gap_bits) else { return Err(self.refusal(tile)) };
+            let Some((gap, code, end)) = bits.escape(at, window) else { return Err(self.refusal(tile)) };
+            at = end;
             let Some((row, position)) = place.of(next + gap) else { return Err(self.refusal(tile)) };
             next += gap + 1;
             let addend = 4 * ((code >> 1) as i32 ^ -((code & 1) as i32));
@@ -68,75 +69,82 @@ impl PreparedMatrix<'_> {
     }
 }
 
-/// Reads bits, least significant first; past the end there are zeros.
+/// Bits, least significant first; past the end there are zeros. Places are kept by the caller, in a register.
 struct Bits<'b> {
     bytes: &'b [u8],
-    at: usize,
+    gap_bits: u32,
 }
 
 impl Bits<'_> {
     /// The next [`WINDOW_BITS`] bits at least.
     #[inline]
-    fn window(&self) -> u64 {
-        let rest = self.bytes.get(self.at / 8..).unwrap_or(&[]);
-        let word = match rest.first_chunk::<8>() {
+    fn window(&self, at: usize) -> u64 {
+        let word = match self.bytes.get(at / 8..).and_then(|rest| rest.first_chunk::<8>()) {
             Some(word) => u64::from_le_bytes(*word),
-            None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+            None => self.last_word(at),
         };
-        word >> (self.at % 8)
+        word >> (at % 8)
     }
 
-    /// Gap and value code of the escape that `window` starts with; `None` if it is malformed.
+    #[cold]
+    fn last_word(&self, at: usize) -> u64 {
+        let rest = self.bytes.get(at / 8..).unwrap_or(&[]);
+        rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+    }
+
+    /// Gap, value code and end of the escape that `window`, the bits at `at`, starts with; `None` if it is malformed.
     #[inline]
-    fn escape(&mut self, window: u64, gap_bits: u32) -> Option<(u64, u32)> {
+    fn escape(&self, at: usize, window: u64) -> Option<(u64, u32, usize)> {
         let quotient = window.trailing_zeros();
-        let after_gap = quotient + 1 + gap_bits;
+        let after_gap = quotient + 1 + self.gap_bits;
         if after_gap < WINDOW_BITS {
             let low = window >> quotient >> 1;
-            let rest = low >> gap_bits;
+            let rest = low >> self.gap_bits;
             let exponent = rest.trailing_zeros();
             let used = after_gap + 2 * exponent + 1;
             if used <= WINDOW_BITS {
-                self.at += used as usize;
-                if exponent > MOST_EXPONENT || self.at > 8 * self.bytes.len() {
+                let end = at + used as usize;
+                if exponent > MOST_EXPONENT || end > 8 * self.bytes.len() {
                     return None;
                 }
-                let gap = u64::from(quotient) << gap_bits | (low & ((1 << gap_bits) - 1));
-                return Some((gap, 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1)));
+                let gap = u64::from(quotient) << self.gap_bits | (low & ((1 << self.gap_bits) - 1));
+                let code = 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1);
+                return Some((gap, code, end));
             }
         }
-        self.long_escape(gap_bits)
+        self.long_escape(at)
     }
 
     /// The same for an escape that is longer than a window.
     #[cold]
-    fn long_escape(&mut self, gap_bits: u32) -> Option<(u64, u32)> {
-        let quotient = self.unary()?;
-        let gap = (quotient << gap_bits) + u64::from(self.take(gap_bits)?);
-        let exponent = self.unary()?;
+    fn long_escape(&self, at: usize) -> Option<(u64, u32, usize)> {
+        let (quotient, at) = self.unary(at)?;
+        let (low, at) = self.take(at, self.gap_bits)?;
+        let (exponent, at) = self.unary(at)?;
         if exponent > u64::from(MOST_EXPONENT) {
             return None;
         }
-        Some((gap, (1 << exponent) + self.take(exponent as u32)?))
+        let (low_code, at) = self.take(at, exponent as u32)?;
+        Some(((quotient << self.gap_bits) + u64::from(low), (1 << exponent) + low_code, at))
     }
 
-    fn unary(&mut self) -> Option<u64> {
-        let start = self.at;
-        while self.at < 8 * self.bytes.len() {
-            let window = self.window();
+    fn unary(&self, start: usize) -> Option<(u64, usize)> {
+        let mut at = start;
+        while at < 8 * self.bytes.len() {
+            let window = self.window(at);
             if window != 0 {
-                self.at += window.trailing_zeros() as usize + 1;
-                return Some((self.at - start - 1) as u64);
+                at += window.trailing_zeros() as usize + 1;
+                return Some(((at - start - 1) as u64, at));
             }
-            self.at += 8 - self.at % 8;
+            at += 8 - at % 8;
         }
         None
     }
 
-    fn take(&mut self, count: u32) -> Option<u32> {
-        let value = self.window() & ((1 << count) - 1);
-        self.at += count as usize;
-        (self.at <= 8 * self.bytes.len()).then_some(value as u32)
+    fn take(&self, at: usize, count: u32) -> Option<(u32, usize)> {
+        let value = self.window(at) & ((1 << count) - 1);
+        let end = at + count as usize;
+        (end <= 8 * self.bytes.len()).then_some((value as u32, end))
     }
 }
 
