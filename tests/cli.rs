@@ -163,6 +163,20 @@ fn the_same_file_for_any_number_of_threads() {
 }
 
 #[test]
+fn verbose_names_every_tensor() {
+    let bench = Bench::new(TINY);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wsic"));
+    command.current_dir(bench.folder.path()).timeout(std::time::Duration::from_secs(300));
+    command.args(["convert", "model.gguf", "-o", "v.gguf", "--calibration", "text.txt", "--bpw", "3", "-v"]);
+    let output = command.assert().success().get_output().stderr.clone();
+    let output = String::from_utf8(output).unwrap();
+    for phase in ["planning", "quantizing", "drift"] {
+        let named = |line: &&str| line.contains(phase) && line.ends_with("blk.1.ffn_down.weight");
+        assert!(output.lines().any(|line| named(&line)), "{phase}: {output}");
+    }
+}
+
+#[test]
 fn a_model_calibrates_itself() {
     let bench = Bench::new(TINY);
     let arguments = ["convert", "model.gguf", "--bpw", "3", "--calibration-tokens", "2048"];

@@ -87,8 +87,9 @@ impl Progress for Bars {
                 bar.set_message(item.to_owned());
                 bar.inc(steps);
                 if self.verbose {
-                    let time = units::seconds(self.start.elapsed());
-                    bar.suspend(|| eprintln!("{time:>12}  {}  {item}", bar.prefix()));
+                    // What is shown is looked up before: `suspend` holds the bar's lock.
+                    let (time, phase) = (units::seconds(self.start.elapsed()), bar.prefix());
+                    bar.suspend(|| eprintln!("{time:>12}  {phase}  {item}"));
                 }
             }
         }

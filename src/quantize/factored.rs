@@ -3,6 +3,7 @@
 use super::scales::RowFactors;
 use super::{cholesky, Covariance, Damping, Layer, Method, QuantizeError, Settings};
 use faer::Mat;
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -110,7 +111,8 @@ impl<'a> Factored<'a> {
         };
         factored.mu = factored.mmse_mu(c);
         let factor;
-        (factor, factored.damping) = factor_with_damping(layer, &factored.live, factored.mu, base, median)?;
+        (factor, factored.damping) =
+            factor_with_damping(layer, settings, &factored.live, factored.mu, base, median)?;
         factored.factor = factor.map(Arc::new);
         let extra = factored.mu + factored.damping;
         factored.pivots = match &factored.factor {
@@ -236,6 +238,7 @@ fn live_columns(
 /// L of the live columns (`None` for a diagonal covariance or a method without feedback), and the damping it took.
 fn factor_with_damping(
     layer: &Layer<'_>,
+    settings: &Settings,
     live: &[u32],
     mu: f64,
     base: f64,
@@ -247,8 +250,12 @@ fn factor_with_damping(
     let mut damping = base;
     loop {
         let mut l = Mat::from_fn(live.len(), live.len(), |i, j| {
-            let moment = if j <= i { layer.moment(live[i] as usize, live[j] as usize) } else { 0.0 };
-            moment + if i == j { mu + damping } else { 0.0 }
+            let moment = |j: usize| layer.moment(live[i] as usize, live[j] as usize);
+            match j.cmp(&i) {
+                Ordering::Less => moment(j) * (1.0 - settings.shrinkage),
+                Ordering::Equal => moment(j) + mu + damping,
+                Ordering::Greater => 0.0,
+            }
         });
         let pivot = match cholesky::factor(&mut l) {
             Ok(()) => return Ok((Some(l), damping)),

@@ -253,14 +253,14 @@ impl<'a> Prepared<'a> {
     /// C: all inputs x live inputs, double precision.
     fn cross_moments(&self) -> Mat<f64> {
         let columns = self.layer.columns;
-        match self.layer.drift {
-            Some(drift) => Mat::from_fn(columns, self.live.len(), |i, j| {
-                f64::from(drift.cross[i * columns + self.live[j] as usize])
-            }),
-            None => {
-                Mat::from_fn(columns, self.live.len(), |i, j| self.layer.moment(i, self.live[j] as usize))
-            }
-        }
+        Mat::from_fn(columns, self.live.len(), |i, j| {
+            let j = self.live[j] as usize;
+            let moment = match self.layer.drift {
+                Some(drift) => f64::from(drift.cross[i * columns + j]),
+                None => self.layer.moment(i, j),
+            };
+            moment * if i == j { 1.0 } else { 1.0 - self.settings.shrinkage }
+        })
     }
 
     /// W C + R of the rows at `positions`.
@@ -279,6 +279,7 @@ impl<'a> Prepared<'a> {
                 weights[(p, j)] = factor * f64::from(w);
             }
             if let Some(residual) = self.layer.drift.and_then(|drift| drift.residual) {
+                let factor = factor * (1.0 - self.settings.shrinkage);
                 for (j, &input) in self.live.iter().enumerate() {
                     target[(p, j)] = factor * f64::from(residual[row * columns + input as usize]);
                 }

@@ -79,6 +79,9 @@ pub struct Settings {
     pub geometry: Geometry,
     /// Damping of the covariance.
     pub damping: Damping,
+    /// Moments off the diagonal are multiplied by 1 − `shrinkage`, as if every input had that share of noise of its own:
+    /// correlations learned from one kind of text hold less on others. Losses are reported for these moments.
+    pub shrinkage: f64,
     /// The MMSE target adds mu = `mmse` · c² / mean(W²) to the diagonal ([`Method::Trellis`] only). Real layers are best
     /// at .3 (below 2 bits) to .25 (above 2.5 bits), flat within ±.03; at .2 and .4 they lose .005 bit or more.
     pub mmse: f64,
@@ -102,6 +105,7 @@ impl Settings {
             method,
             geometry,
             damping: Damping::Median(1e-6),
+            shrinkage: 0.0,
             mmse: 0.28,
             column_scales: ScaleKind::Log8,
             row_scale_step: 2,
@@ -115,6 +119,7 @@ impl Settings {
         let (Damping::Median(damping) | Damping::Mean(damping)) = self.damping;
         let checks = [
             ("damping", damping, damping.is_finite() && damping >= 0.0, "zero or more"),
+            ("shrinkage", self.shrinkage, (0.0..1.0).contains(&self.shrinkage), "0 to less than 1"),
             ("mmse factor", self.mmse, self.mmse.is_finite() && self.mmse >= 0.0, "zero or more"),
             (
                 "row scale step",
