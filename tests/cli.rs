@@ -186,6 +186,11 @@ fn a_model_calibrates_itself() {
     let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
     assert!(read("a.gguf") == read("b.gguf"), "the seed decides");
     assert!(read("a.gguf") != read("c.gguf"), "another seed, another text");
+    // Correlations of its own text are believed less.
+    bench.wsic(&[&arguments[..], &["-o", "d.gguf", "--shrinkage", "0.03"]].concat()).success();
+    bench.wsic(&[&arguments[..], &["-o", "e.gguf", "--shrinkage", "0"]].concat()).success();
+    assert!(read("a.gguf") == read("d.gguf") && read("a.gguf") != read("e.gguf"));
+    bench.wsic(&[&arguments[..], &["-o", "f.gguf", "--shrinkage", "1"]].concat()).code(2);
 }
 
 #[test]

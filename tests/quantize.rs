@@ -448,3 +448,37 @@ fn drift_correction_undoes_a_scaled_input() {
     let relative = generated.distortion(&quantized) / generated.distortion(&vec![0.0; 128 * 40]);
     assert!(relative < 1e-3, "{relative}");
 }
+
+#[test]
+fn shrinkage_takes_the_share_from_every_correlation() {
+    let generated = Generated::new(128, 40, 17);
+    let shrunk = |values: &[f32]| -> Vec<f64> {
+        let factor = |index: usize| if index % 41 == 0 { 1.0 } else { 1.0 - 0.125 };
+        values.iter().enumerate().map(|(index, &v)| f64::from(v) * factor(index)).collect()
+    };
+    let by_hand = shrunk(&generated.covariance);
+    let cross: Vec<f32> = shrunk(&generated.covariance).iter().map(|&v| v as f32).collect();
+    let residual: Vec<f32> = (0..128 * 40).map(|i| 0.01 * ((i * 37 % 11) as f32 - 5.0)).collect();
+    let less: Vec<f32> = residual.iter().map(|v| v * 0.875).collect();
+    let settings = Settings::new(Method::Trellis, geometry());
+    let shrinking = Settings { shrinkage: 0.125, ..settings };
+    let drift = |cross, residual| Some(Drift { cross, residual: Some(residual) });
+    for (corrected, expected) in [
+        (None, None),
+        (drift(generated.covariance.as_slice(), residual.as_slice()), drift(cross.as_slice(), &less)),
+    ] {
+        let layer = Layer { drift: corrected, ..generated.layer() };
+        let matrix = Prepared::new(&layer, &shrinking, 0.02).unwrap().quantize(0.02).unwrap();
+        let layer = Layer { covariance: Covariance::Full64(&by_hand), drift: expected, ..generated.layer() };
+        let wanted = Prepared::new(&layer, &settings, 0.02).unwrap().quantize(0.02).unwrap();
+        assert_eq!(matrix.stream.len(), wanted.stream.len());
+        let pairs = matrix.stream.iter().zip(&wanted.stream);
+        let differing: usize =
+            pairs.map(|(a, b)| a.integers.iter().zip(&b.integers).filter(|(a, b)| a != b).count()).sum();
+        assert!(differing * 500 < 128 * 40, "only ties of rounding may differ, not {differing}");
+        assert_ne!(matrix, quantize(&generated, &settings, 0.02));
+    }
+    let wrong = Settings { shrinkage: 1.0, ..settings };
+    let error = Prepared::new(&generated.layer(), &wrong, 0.02).unwrap_err();
+    assert!(error.to_string().contains("shrinkage is 1"), "{error}");
+}

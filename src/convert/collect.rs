@@ -5,7 +5,8 @@ use super::progress::Progress;
 use super::statistics::{Contents, StatisticsWriter};
 use crate::model::{LayerRunner, Model, Tokenizer, EMBEDDING};
 use crate::stats::{
-    self, smoothed, CalibrationTokens, Covariance, SelfCalibration, Sensitivity, SensitivitySettings, Tape,
+    self, smoothed, CalibrationSource, CalibrationTokens, Covariance, SelfCalibration, Sensitivity,
+    SensitivitySettings, Tape,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -103,6 +104,7 @@ fn write_statistics(
             tokens.fingerprint()
         ),
         settings: format!("{sensitivity:?}"),
+        own_text: matches!(tokens.source, CalibrationSource::SelfSampled { .. }),
         sequences: tokens.sequences.clone(),
         ..Contents::default()
     };

@@ -133,6 +133,9 @@ pub struct Options {
     pub seed: u64,
     /// Weight rows and tensors by their influence on the loss.
     pub loss_weights: bool,
+    /// How little correlations between inputs are believed, 0 to less than 1: see
+    /// [`Settings::shrinkage`](crate::quantize::Settings::shrinkage). `None` for what suits the statistics.
+    pub shrinkage: Option<f64>,
     /// Quantize a second time, for the inputs that quantized tensors give ([`Method::Trellis`] and
     /// [`Method::WaterSic`]; not with [`steps`](Self::steps) or [`only`](Self::only)).
     pub drift: bool,
@@ -168,6 +171,7 @@ impl Options {
             calibration_tokens: 1 << 15,
             seed: 0,
             loss_weights: true,
+            shrinkage: None,
             drift: true,
             resume: false,
             steps: None,

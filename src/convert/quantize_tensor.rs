@@ -17,6 +17,24 @@ use std::ops::Range;
 /// Matrices of more weights than this are read, quantized and packed in parts of about this many.
 pub(super) const PART_WEIGHTS: usize = 1 << 24;
 
+/// What was learned from text that the model wrote itself holds less on other texts: this is the shrinkage of its
+/// moments, and the power to which its row weights are raised.
+const OWN_TEXT_SHRINKAGE: f64 = 0.03;
+const OWN_TEXT_ROW_POWER: f64 = 0.7;
+
+/// Raises weights to a power; their mean stays.
+fn level(weights: &mut [f32], power: f64) {
+    let sum = |weights: &[f32]| weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
+    let before = sum(weights);
+    if before <= 0.0 {
+        return;
+    }
+    let mean = before / weights.len() as f64;
+    weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / mean).powf(power) as f32);
+    let factor = before / sum(weights);
+    weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * factor) as f32);
+}
+
 /// Whether a tensor's matrices are never held whole.
 pub(super) fn goes_by_parts(tensor: &PlannedTensor, method: Method) -> bool {
     method == Method::Trellis && tensor.rows() * tensor.columns() > PART_WEIGHTS
@@ -35,6 +53,8 @@ pub(super) struct Quantizer<'a> {
     pub(super) method: Method,
     /// Whether rows are weighed by their influence on the loss, where the statistics have that.
     pub(super) loss_weights: bool,
+    /// Shrinkage of the moments; `None` for what suits the statistics.
+    pub(super) shrinkage: Option<f64>,
 }
 
 impl Quantizer<'_> {
@@ -44,7 +64,9 @@ impl Quantizer<'_> {
             Action::Quantize { method, .. } => method.unwrap_or(self.method),
             _ => self.method,
         };
-        Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
+        let own_text = self.statistics.own_text();
+        let shrinkage = self.shrinkage.unwrap_or(if own_text { OWN_TEXT_SHRINKAGE } else { 0.0 });
+        Settings { shrinkage, ..Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row)) }
     }
 
     /// Bytes that quantizing a tensor holds.
@@ -111,6 +133,9 @@ impl Quantizer<'_> {
             self.statistics.of(&tensor.info.name, matrix, tensor.rows(), tensor.columns())?;
         if !self.loss_weights {
             statistics.row_weights = None;
+        }
+        if let Some(weights) = statistics.row_weights.as_mut().filter(|_| self.statistics.own_text()) {
+            level(weights, OWN_TEXT_ROW_POWER);
         }
         Ok(statistics)
     }
@@ -275,5 +300,21 @@ fn step_factor(statistics: &TensorStatistics) -> f64 {
         mean.sqrt().recip()
     } else {
         1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levelled_weights_keep_order_and_mean() {
+        let mut weights = [0.0f32, 1.0, 16.0, 3.0];
+        level(&mut weights, 0.5);
+        assert!((weights.iter().sum::<f32>() - 20.0).abs() < 1e-4, "{weights:?}");
+        assert!((weights[2] / weights[1] - 4.0).abs() < 1e-5 && weights[0] == 0.0, "{weights:?}");
+        let mut none = [0.0f32; 3];
+        level(&mut none, 0.5);
+        assert_eq!(none, [0.0; 3]);
     }
 }

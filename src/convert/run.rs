@@ -184,6 +184,7 @@ impl<'a> Job<'a> {
             statistics: self.statistics,
             method: self.options.method,
             loss_weights: self.loss_weights(),
+            shrinkage: self.options.shrinkage,
         }
     }
 

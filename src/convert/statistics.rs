@@ -17,6 +17,7 @@ const VERSION: u32 = 1;
 const VERSION_KEY: &str = "wsic.statistics.version";
 const MODEL_KEY: &str = "wsic.statistics.model";
 const SOURCE_KEY: &str = "wsic.statistics.calibration";
+const OWN_TEXT_KEY: &str = "wsic.statistics.own_text";
 const SETTINGS_KEY: &str = "wsic.statistics.settings";
 const TENSORS_KEY: &str = "wsic.statistics.tensors";
 const INPUTS_KEY: &str = "wsic.statistics.inputs";
@@ -57,6 +58,8 @@ pub(super) struct Contents {
     pub(super) source: String,
     /// Everything else that decides what the numbers are.
     pub(super) settings: String,
+    /// Whether the model wrote the tokens itself.
+    pub(super) own_text: bool,
     /// The calibration tokens, if the model was run.
     pub(super) sequences: Vec<Vec<u32>>,
 }
@@ -79,6 +82,7 @@ impl StatisticsWriter {
         metadata.set(MODEL_KEY, text(&contents.model));
         metadata.set(SOURCE_KEY, text(&contents.source));
         metadata.set(SETTINGS_KEY, text(&contents.settings));
+        metadata.set(OWN_TEXT_KEY, Value::Bool(contents.own_text));
         if !contents.sequences.is_empty() {
             let lengths: Vec<u32> = contents.sequences.iter().map(|tokens| tokens.len() as u32).collect();
             metadata.set(TOKENS_KEY, Value::Array(Array::from_u32(&contents.sequences.concat())));
@@ -187,6 +191,11 @@ impl StatisticsFile {
     /// Where the tokens come from, as a sentence.
     pub fn source(&self) -> Result<&str, ConvertError> {
         Ok(self.file.metadata().str(SOURCE_KEY)?)
+    }
+
+    /// Whether the model wrote the text itself that the statistics were taken on.
+    pub fn own_text(&self) -> bool {
+        matches!(self.file.metadata().get(OWN_TEXT_KEY), Some(Value::Bool(true)))
     }
 
     /// The calibration tokens; `None` if the statistics were not taken from a model that ran.
