@@ -25,8 +25,8 @@
  *
  * Threads. Tensors and prepared activations are immutable: any number of threads may use them at once, each with scratch
  * and output of its own. Only wsic_close (of a tensor) and wsic_prepare (of a buffer) need that nobody else uses it.
- * Products, rows and checks allocate nothing and take no lock, unless the payload turns out to be damaged. The only
- * state of the process is the choice of wsic_isa_force.
+ * Products, rows and checks allocate nothing and take no lock. The only state of the process is the choice of
+ * wsic_isa_force.
  *
  * Lengths count elements, not bytes, except for `length` of payloads, buffers and scratch (uint8_t). Working memory
  * needs no alignment; 64 bytes are best.
@@ -237,7 +237,7 @@ typedef struct wsic_limits {
   uint64_t matrices;
   /**
    * Rows plus columns, times matrices. An opened tensor takes at most 100 bytes for each of them, 128 for each byte
-   * of the payload, and 64 KiB.
+   * of the payload, 9 KiB for each class of each matrix (at most 32), and 64 KiB.
    */
   uint64_t rows_and_columns;
 } wsic_limits;
@@ -339,7 +339,7 @@ wsic_status wsic_activation_bytes(const struct wsic_tensor *tensor,
 
 /**
  * Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
- * scale for each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
+ * scale for each 128 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
  *
  * `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in
  * `activations`; it is valid until the buffer is written or freed or the tensor is closed, has to stay where it is, and
@@ -370,7 +370,7 @@ wsic_status wsic_product_scratch(const struct wsic_tensor *tensor,
  *
  * Both ends are multiples of rows_per_tile, or the number of rows: see wsic_split_rows. `scratch` of at least
  * wsic_product_scratch needs no alignment and no content. Results do not depend on the range, the number of threads
- * or the instruction set. Nothing is allocated unless the payload turns out to be damaged.
+ * or the instruction set. Nothing is allocated.
  */
 wsic_status wsic_matvec(const struct wsic_tensor *tensor,
                         size_t matrix,

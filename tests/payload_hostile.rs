@@ -36,7 +36,9 @@ fn decode(bytes: &[u8], limits: &Limits, verify: bool) -> Result<(), PayloadErro
                     matrix.verify_tile(tile)?;
                 }
                 let mut integers = vec![i32::MIN; rows * width];
-                matrix.decode_tile(tile, &mut integers)?;
+                let decoded = matrix.decode_tile(tile, &mut integers);
+                assert_eq!(matrix.check_tile(tile), decoded);
+                decoded?;
                 assert!(integers.iter().all(|m| m.abs() <= MAX_INTEGER), "an integer was not written");
             }
             let mut weights = vec![f32::NAN; rows * matrix.columns()];

@@ -1,4 +1,4 @@
-//! The memory of an opened payload is bounded by its bytes and by what its limits let through.
+//! The memory of an opened payload is bounded by its bytes and by what its limits let through; kernels allocate nothing.
 //!
 //! One test only: the allocator that counts serves the whole process.
 
@@ -9,6 +9,7 @@ use common::mutate::mutate;
 use common::Random;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use wsic::kernels::{Isa, PreparedMatrix};
 use wsic::payload::{Limits, Payload};
 
 struct Counting;
@@ -45,6 +46,19 @@ fn promised(bytes: usize, rows_and_columns: usize) -> usize {
     64 * 1024 + 128 * bytes + 100 * rows_and_columns
 }
 
+/// What the documentation of [`PreparedMatrix`] promises for an opened payload and all its matrices made ready.
+fn promised_ready(bytes: usize, rows_and_columns: usize, classes: usize) -> usize {
+    promised(bytes, rows_and_columns) + 9 * 1024 * classes
+}
+
+fn ready(bytes: &[u8], isa: Isa) -> usize {
+    peak(|| {
+        let Ok(payload) = Payload::open(bytes, &Limits::default()) else { return };
+        let plans = payload.matrices().iter().map(|matrix| PreparedMatrix::with_isa(matrix, isa));
+        drop(plans.collect::<Vec<_>>());
+    })
+}
+
 fn open(bytes: &[u8], limits: &Limits) -> usize {
     peak(|| drop(Payload::open(bytes, limits)))
 }
@@ -68,6 +82,33 @@ fn plan(rows: usize, columns: usize) -> Plan {
         extra: vec![],
         row_scales: vec![],
     }
+}
+
+/// Runs every operation of the kernels; the most bytes that one of them allocated, and whether all gave results.
+fn operations(plan: &PreparedMatrix<'_>) -> (usize, bool) {
+    let (rows, columns, tiles) = (plan.rows(), plan.columns(), plan.tiles());
+    let mut scratch = vec![0; plan.decode_scratch().max(plan.dequantize_scratch())];
+    let mut integers = vec![0; rows * plan.matrix().stream_length()];
+    let (mut weights, mut few) = (vec![0.0; rows * columns], vec![0.0; 3 * columns]);
+    let wanted = [rows as u32 - 1, 0, 0];
+    let (mut most, mut done) = (0, true);
+    let mut watch = |work: &mut dyn FnMut() -> bool| most = most.max(peak(|| done &= work()));
+    watch(&mut || plan.decode_rows(0..tiles, &mut integers, &mut scratch).is_ok());
+    watch(&mut || plan.dequantize_rows(0..tiles, &mut weights, &mut scratch).is_ok());
+    watch(&mut || plan.get_rows(&wanted, &mut few, &mut scratch).is_ok());
+    for (batch, terms) in [(1, 1), (1, 2), (3, 2)] {
+        let x = vec![0.5; batch * columns];
+        let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, terms)];
+        let mut memory = vec![0; plan.matmul_scratch_of_terms(batch, terms)];
+        let mut y = vec![0.0; batch * rows];
+        watch(&mut || plan.prepare_terms(&x, batch, terms, &mut buffer).is_ok());
+        let prepared = plan.prepare_terms(&x, batch, terms, &mut buffer).expect("buffers of the right sizes");
+        watch(&mut || plan.matmul(0..tiles, &prepared, &mut y, &mut memory).is_ok());
+        if batch == 1 {
+            watch(&mut || plan.matvec(0..tiles, &prepared, &mut y, &mut memory).is_ok());
+        }
+    }
+    (most, done)
 }
 
 #[test]
@@ -113,6 +154,7 @@ fn memory_is_bounded() {
     (rows.row_kind, rows.row_scales) = (1, vec![128; 1 << 20]);
     let bytes = payload(1 << 20, 1, &[rows.section().bytes()]);
     assert!(bytes.len() < 1 << 11);
+    let long = bytes.clone();
     let peak_rows = open(&bytes, &defaults);
     assert!(peak_rows < promised(bytes.len(), (1 << 20) + 1), "{peak_rows}");
     let columns = 3 * (1 << 15) / 2;
@@ -126,6 +168,24 @@ fn memory_is_bounded() {
     println!("{} bytes for a row, {} for a column", peak_rows >> 20, peak_columns / columns);
     assert!(peak_columns < promised(bytes.len(), columns + 1), "{peak_columns} for {columns} columns");
 
+    // As many classes as can be, in many matrices.
+    let mut classes = plan(1, 128);
+    classes.width = 4;
+    classes.classes = (0..32).map(Class::Standard).collect();
+    classes.first = (0..128).map(|i| Entry { class: i as usize / 4, ..entry(i) }).collect();
+    let crowded = payload(1, 128, &vec![classes.section().bytes(); 16]);
+    let cases = [(&long, (1 << 20) + 1, 0), (&bytes, columns + 1, 1), (&crowded, 16 * 129, 16 * 32)];
+    for isa in Isa::all_available() {
+        for (bytes, lines, classes) in cases {
+            let found = ready(bytes, isa);
+            println!(
+                "{isa}: {found} bytes for a payload of {}, {lines} lines, {classes} classes",
+                bytes.len()
+            );
+            assert!(found < promised_ready(bytes.len(), lines, classes), "{isa}: {found}");
+        }
+    }
+
     // The same headers, refused by limits, take nothing.
     let limits = Limits { rows_and_columns: 1 << 10, ..defaults };
     assert!(open(&bytes, &limits) == 0);
@@ -138,6 +198,7 @@ fn memory_is_bounded() {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "wsic"));
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     let mut random = Random(0xA110C);
+    let (mut done, mut refused) = (0, 0);
     for round in 0..10_000 {
         let seed = &seeds[random.below(seeds.len())];
         let bytes = mutate(seed, seed, &mut random);
@@ -158,6 +219,16 @@ fn memory_is_bounded() {
                 let found = peak(|| drop(matrix.decode_tile(tile, &mut integers)));
                 assert_eq!(found, 0, "decoding allocates");
             }
+            // Kernels neither, whatever they find.
+            if round % 10 > 0 || matrix.rows() * matrix.stream_length().max(matrix.columns()) > 1 << 16 {
+                continue;
+            }
+            for isa in Isa::all_available() {
+                let (found, whole) = operations(&PreparedMatrix::with_isa(matrix, isa));
+                assert_eq!(found, 0, "{isa}, round {round}: an operation allocates");
+                *(if whole { &mut done } else { &mut refused }) += 1;
+            }
         }
     }
+    assert!(done > 500 && refused > 50, "{done} done, {refused} refused");
 }

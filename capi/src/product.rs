@@ -94,7 +94,7 @@ pub unsafe extern "C" fn wsic_activation_bytes(
 }
 
 /// Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
-/// scale for each 256 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
+/// scale for each 128 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
 ///
 /// `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in
 /// `activations`; it is valid until the buffer is written or freed or the tensor is closed, has to stay where it is, and
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn wsic_product_scratch(
 ///
 /// Both ends are multiples of rows_per_tile, or the number of rows: see wsic_split_rows. `scratch` of at least
 /// wsic_product_scratch needs no alignment and no content. Results do not depend on the range, the number of threads
-/// or the instruction set. Nothing is allocated unless the payload turns out to be damaged.
+/// or the instruction set. Nothing is allocated.
 ///
 /// # Safety
 /// `tensor` is null or open; `activations` is null or a valid handle; the buffers have their lengths; `error` is null

@@ -19,7 +19,7 @@ pub struct Limits {
     /// Matrices of one payload (experts).
     pub matrices: u64,
     /// Rows plus columns, times matrices. An opened tensor takes at most 100 bytes for each of them, 128 for each byte
-    /// of the payload, and 64 KiB.
+    /// of the payload, 9 KiB for each class of each matrix (at most 32), and 64 KiB.
     pub rows_and_columns: u64,
 }
 

@@ -38,7 +38,9 @@ fn decode(bytes: &[u8]) {
                 let _ = matrix.verify_tile(tile);
                 let integers = &mut integers[..rows * width];
                 integers.fill(i32::MIN);
-                good = guard::within(0, || matrix.decode_tile(tile, integers)).is_ok();
+                let decoded = guard::within(0, || matrix.decode_tile(tile, integers));
+                assert_eq!(guard::within(0, || matrix.check_tile(tile)), decoded);
+                good = decoded.is_ok();
                 assert!(
                     !good || integers.iter().all(|m| m.abs() <= MAX_INTEGER),
                     "an integer was not written"

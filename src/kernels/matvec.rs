@@ -204,23 +204,15 @@ impl PreparedMatrix<'_> {
             add(escape.row, escape.position, escape.addend as f32);
         })?;
         if doubtful {
-            self.check_integers(tile)?;
+            self.matrix.check_tile(tile)?;
         }
         Ok(())
-    }
-
-    /// Refuses a tile whose integers leave the legal range, as the scalar definition does.
-    #[cold]
-    fn check_integers(&self, tile: usize) -> Result<(), PayloadError> {
-        let rows = self.geometry().rows_in_tile(self.rows(), tile);
-        let mut integers = vec![0; rows * self.matrix.stream_length()];
-        self.matrix.decode_tile(tile, &mut integers)
     }
 
     /// The first refusal of the scalar definition for damaged `tiles`: the same on every instruction set.
     #[cold]
     pub(super) fn first_error(&self, tiles: Range<usize>) -> KernelError {
-        let refusal = tiles.clone().find_map(|tile| self.check_integers(tile).err());
+        let refusal = tiles.clone().find_map(|tile| self.matrix.check_tile(tile).err());
         refusal.unwrap_or_else(|| corrupt(&self.matrix.tile(tiles.start))).into()
     }
 

@@ -36,7 +36,9 @@ pub(super) enum Tables {
 
 /// A matrix of a payload with everything that multiplying from it needs; borrows the payload's bytes.
 ///
-/// Cheap to make (about as much work as parsing the header), immutable, and shared freely between threads.
+/// Cheap to make (about as much work as parsing the header), immutable, and shared freely between threads. A payload with
+/// all its matrices made ready stays within what [`Limits`](crate::payload::Limits) says of an opened payload, and 9 KiB
+/// more for each class of each matrix.
 #[derive(Clone, Debug)]
 pub struct PreparedMatrix<'a> {
     pub(super) matrix: Matrix<'a>,

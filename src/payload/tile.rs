@@ -118,25 +118,70 @@ impl<'a> Matrix<'a> {
         let rows = self.geometry.rows_in_tile(self.rows, tile);
         let width = self.stream_inputs.len();
         assert!(tile < self.tile_count() && out.len() == rows * width, "a buffer of the tile's size");
-        self.decode_symbols(tile, rows, out)?;
+        let (rows_per_step, per_chunk) = (self.geometry.rows_per_step(), self.geometry.columns_per_chunk());
+        self.decode_symbols(tile, |chunk, step, integers| {
+            for (lane, &integer) in integers.iter().enumerate() {
+                let row = step * rows_per_step + lane / per_chunk;
+                let position = chunk * per_chunk + lane % per_chunk;
+                if row < rows {
+                    let present = self.stream_inputs[position] != PADDING;
+                    out[row * width + position] = if present { integer } else { 0 };
+                }
+            }
+        })?;
         for escape in self.escapes(tile) {
             let escape = escape?;
             let value = &mut out[escape.row * width + escape.position];
             // Addends are at most 2^24: no overflow.
             *value += escape.addend;
             if value.abs() > MAX_INTEGER {
-                let at = self.tile(tile).offset;
-                return Err(PayloadError::new(ErrorKind::BadEscape, at, "integers below 2^23"));
+                return Err(self.too_large(tile));
             }
         }
         Ok(())
     }
 
-    fn decode_symbols(&self, tile: usize, rows: usize, out: &mut [i32]) -> Result<(), PayloadError> {
-        let geometry = self.geometry;
-        let columns_per_chunk = geometry.columns_per_chunk();
-        let steps = geometry.steps_in_tile(self.rows, tile);
-        let width = self.stream_inputs.len();
+    fn too_large(&self, tile: usize) -> PayloadError {
+        PayloadError::new(ErrorKind::BadEscape, self.tile(tile).offset, "integers below 2^23")
+    }
+
+    /// Refuses what [`Self::decode_tile`] refuses, with the same error, and needs no memory for integers.
+    ///
+    /// # Errors
+    /// As [`Self::decode_tile`].
+    ///
+    /// # Panics
+    /// If `tile` is not below [`Self::tile_count`].
+    pub fn check_tile(&self, tile: usize) -> Result<(), PayloadError> {
+        assert!(tile < self.tile_count(), "a tile of the matrix");
+        let steps = self.geometry.steps_in_tile(self.rows, tile);
+        // Escapes come in the order of the symbols.
+        let mut escapes = self.escapes(tile).peekable();
+        let mut legal = true;
+        self.decode_symbols(tile, |chunk, step, integers| {
+            let first = ((chunk * steps + step) * LANES) as u64;
+            let here = |escape: &Result<Escape, _>| {
+                escape.as_ref().is_ok_and(|escape| escape.symbol < first + LANES as u64)
+            };
+            while let Some(Ok(escape)) = escapes.next_if(here) {
+                let integer = integers[(escape.symbol - first) as usize] + escape.addend;
+                legal &= integer.abs() <= MAX_INTEGER;
+            }
+        })?;
+        if !legal {
+            return Err(self.too_large(tile));
+        }
+        // Escapes that are legal have been met.
+        escapes.find_map(Result::err).map_or(Ok(()), Err)
+    }
+
+    /// Calls `visit` with (chunk, step, integers of the lanes) in stream order.
+    fn decode_symbols(
+        &self,
+        tile: usize,
+        mut visit: impl FnMut(usize, usize, &[i32; LANES]),
+    ) -> Result<(), PayloadError> {
+        let steps = self.geometry.steps_in_tile(self.rows, tile);
         let Tile { stream, offset, .. } = self.tile(tile);
         let corrupt =
             || PayloadError::new(ErrorKind::CorruptTile, offset, "a tile that ends in its end state");
@@ -177,15 +222,10 @@ impl<'a> Matrix<'a> {
                         }
                     }
                     for lane in 0..LANES {
-                        let integer = integers[lane] - table.offset();
-                        trellis_state[lane] = self.trellis.next(trellis_state[lane], integer);
-                        let row = step * geometry.rows_per_step() + lane / columns_per_chunk;
-                        let position = chunk * columns_per_chunk + lane % columns_per_chunk;
-                        if row < rows {
-                            let present = self.stream_inputs[position] != PADDING;
-                            out[row * width + position] = if present { integer } else { 0 };
-                        }
+                        integers[lane] -= table.offset();
+                        trellis_state[lane] = self.trellis.next(trellis_state[lane], integers[lane]);
                     }
+                    visit(chunk, step, &integers);
                 }
             }
         }

@@ -20,6 +20,7 @@ static void *odd(void *pointer) {
 int main(int count, char **arguments) {
     REQUIRE(count == 2);
     Buffer bytes = buffer_of_file(arguments[1]);
+    Buffer original = buffer_of_file(arguments[1]);
     wsic_error error;
     wsic_limits limits;
     wsic_shape shape, wrong;
@@ -176,6 +177,27 @@ int main(int count, char **arguments) {
     REFUSED(WSIC_STATUS_OUT_OF_RANGE, wsic_verify_rows(tensor, 0, SIZE_MAX, SIZE_MAX, &error));
     REQUIRE(wsic_verify_rows(tensor, 0, 0, rows, &error) == WSIC_STATUS_OK);
 
+    /* The payload is nobody's output and nobody's scratch. */
+    size_t integers = rows * (size_t)layout.stream_length;
+    void *inside = (char *)bytes.data + bytes.size / 8 * 4;
+    REFUSED(WSIC_STATUS_OVERLAP,
+            wsic_dequantize_rows(tensor, 0, 0, rows, inside, rows * columns, row_memory.data, size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP,
+            wsic_decode_rows(tensor, 0, 0, rows, inside, integers, row_memory.data, size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP,
+            wsic_decode_rows(tensor, 0, 0, rows, weights.data, integers, inside, size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP, wsic_get_rows(tensor, 0, &last, 1, inside, columns, row_memory.data, size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP, wsic_get_rows(tensor, 0, &last, 1, out_rows, columns, inside, size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP, wsic_get_rows(tensor, 0, (uint32_t *)out_rows, 1, out_rows, columns, row_memory.data,
+                                               size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP, wsic_matvec(tensor, 0, 0, rows, one, inside, rows, memory, scratch.size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP,
+            wsic_matmul(tensor, 0, 0, rows, pair, inside, 2 * rows, rows, memory, scratch.size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP,
+            wsic_matmul(tensor, 0, 0, rows, pair, out, 2 * rows, rows, inside, scratch.size, &error));
+    REFUSED(WSIC_STATUS_OVERLAP, wsic_prepare(tensor, 0, input, columns, 1, inside, single.size, &one, &error));
+    REQUIRE(bytes.size == original.size && memcmp(bytes.data, original.data, bytes.size) == 0);
+
     /* Instruction sets. */
     REQUIRE(wsic_isa_available(WSIC_ISA_SCALAR) && !wsic_isa_available(77) && !wsic_isa_available(WSIC_ISA_DEFAULT));
     REQUIRE(wsic_isa_force(77) == WSIC_STATUS_UNSUPPORTED_ISA);
@@ -204,6 +226,7 @@ int main(int count, char **arguments) {
     buffer_free(buffer);
     buffer_free(x);
     buffer_free(room);
+    buffer_free(original);
     buffer_free(bytes);
     puts("all refused");
     return 0;
