@@ -453,7 +453,7 @@ fn drift_correction_undoes_a_scaled_input() {
 fn shrinkage_takes_the_share_from_every_correlation() {
     let generated = Generated::new(128, 40, 17);
     let shrunk = |values: &[f32]| -> Vec<f64> {
-        let factor = |index: usize| if index % 41 == 0 { 1.0 } else { 1.0 - 0.125 };
+        let factor = |index: usize| if index.is_multiple_of(41) { 1.0 } else { 1.0 - 0.125 };
         values.iter().enumerate().map(|(index, &v)| f64::from(v) * factor(index)).collect()
     };
     let by_hand = shrunk(&generated.covariance);
