@@ -172,7 +172,7 @@ fn memory_is_bounded() {
     let mut classes = plan(1, 128);
     classes.width = 4;
     classes.classes = (0..32).map(Class::Standard).collect();
-    classes.first = (0..128).map(|i| Entry { class: i as usize / 4, ..entry(i) }).collect();
+    classes.first = (0..128).map(|i| Entry { class: i / 4, ..entry(i) }).collect();
     let crowded = payload(1, 128, &vec![classes.section().bytes(); 16]);
     let cases = [(&long, (1 << 20) + 1, 0), (&bytes, columns + 1, 1), (&crowded, 16 * 129, 16 * 32)];
     for isa in Isa::all_available() {
