@@ -4,9 +4,10 @@ mod model_support;
 
 use assert_cmd::Command;
 use model_support::{add_tokenizer, Tiny, TinyModel};
+use predicates::prelude::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use wsic::gguf::{GgufModel, Limits};
+use wsic::gguf::{Array, GgufFile, GgufModel, GgufWriter, Limits, TensorSpec, Value};
 
 const TINY: Tiny = Tiny { width: 64, feed_forward: 160, head_width: 16, vocabulary: 96, ..Tiny::LLAMA };
 
@@ -93,4 +94,59 @@ fn statistics_without_tokens_and_methods_without_feedback_have_one_pass() {
     bench.wsic(&[&common[..], &["--method", "watersic", "-o", "a.gguf"]].concat()).success();
     bench.wsic(&[&common[..], &["--method", "watersic", "-o", "b.gguf", "--no-drift"]].concat()).success();
     assert!(bench.tensors("a.gguf") != bench.tensors("b.gguf"));
+}
+
+/// A statistics file comes from anywhere: whatever is wrong with it, the error names the file or what it holds.
+#[test]
+fn damaged_statistics_are_refused() {
+    let bench = Bench::new();
+    let calibrate = ["calibrate", "model.gguf", "-o", "stats.gguf", "--calibration", "calibration.txt"];
+    bench.wsic(&[&calibrate[..], &["--calibration-tokens", "2048"]].concat()).success();
+    let whole = std::fs::read(bench.path("stats.gguf")).unwrap();
+    let file = GgufFile::open(&bench.path("stats.gguf"), &Limits::default()).unwrap();
+    let list = |key: &str| match file.metadata().get(key) {
+        Some(Value::Array(array)) => array.to_integers::<u32>().unwrap(),
+        other => panic!("{key}: {other:?}"),
+    };
+    let (tokens, lengths) = (list("wsic.statistics.tokens"), list("wsic.statistics.sequence_lengths"));
+    assert!(lengths.len() > 1);
+    // The same file with other metadata.
+    let rewrite = |key: &str, values: &[u32]| {
+        let mut metadata = file.metadata().clone();
+        metadata.set(key, Value::Array(Array::from_u32(values)));
+        let specs = file.tensors().iter().map(TensorSpec::from).collect();
+        let mut writer = GgufWriter::create(&bench.path("damaged.gguf"), metadata, specs).unwrap();
+        for tensor in file.tensors() {
+            writer.write_tensor(&tensor.name, file.tensor_bytes(tensor).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+    };
+    let refused = |words: &str| {
+        let convert = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "3", "--stats", "damaged.gguf"];
+        let told = predicate::str::contains(words).and(predicate::str::contains("panicked").not());
+        bench.wsic(&convert).failure().code(1).stderr(told);
+        assert!(!bench.path("a.gguf").exists(), "{words}");
+    };
+    let changed = |list: &[u32], at: usize, value: u32| {
+        let mut list = list.to_vec();
+        list[at] = value;
+        list
+    };
+    for token in [TINY.vocabulary as u32, u32::MAX] {
+        rewrite("wsic.statistics.tokens", &vec![token; tokens.len()]);
+        refused("token");
+    }
+    let apart = "damaged.gguf";
+    rewrite("wsic.statistics.tokens", &tokens[1..]);
+    refused(apart);
+    for value in [lengths[0] - 1, lengths[0] + 1, u32::MAX] {
+        rewrite("wsic.statistics.sequence_lengths", &changed(&lengths, 0, value));
+        refused(apart);
+    }
+    rewrite("wsic.statistics.sequence_lengths", &[]);
+    refused(apart);
+    for end in [0, 10, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(bench.path("damaged.gguf"), &whole[..end]).unwrap();
+        refused(apart);
+    }
 }
