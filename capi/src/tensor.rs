@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wsic_core::kernels::PreparedMatrix;
 use wsic_core::payload::{announced_length, Limits as PayloadLimits, Payload};
 
+/// Classes of all matrices of an opened tensor: 1,024 experts with all classes there can be.
+const MOST_CLASSES: usize = 1 << 15;
+
 /// Upper bounds, checked before anything is allocated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,8 @@ pub struct Limits {
     /// Matrices of one payload (experts).
     pub matrices: u64,
     /// Rows plus columns, times matrices. An opened tensor takes at most 100 bytes for each of them, 128 for each byte
-    /// of the payload, 9 KiB for each class of each matrix (at most 32), and 64 KiB.
+    /// of the payload, 9 KiB for each class of each matrix (at most 32; whatever the limits, no more than 32,768 classes in
+    /// all, which is 302 MB), and 64 KiB.
     pub rows_and_columns: u64,
 }
 
@@ -208,7 +212,7 @@ pub unsafe extern "C" fn wsic_open(
         if expected.is_some_and(|expected| expected != shape) {
             return Err(Failure::Argument(Status::ShapeMismatch, "expected shape"));
         }
-        let matrices = payload.matrices().iter().map(PreparedMatrix::new).collect();
+        let matrices = ready(&payload, MOST_CLASSES)?;
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
         let address = bytes.as_ptr().addr();
         let opened = Box::new(Tensor { serial, shape, matrices, bytes: address..address + length });
@@ -217,6 +221,16 @@ pub unsafe extern "C" fn wsic_open(
     };
     // SAFETY: the caller's promise.
     unsafe { guarded(error, body) }
+}
+
+/// Makes all matrices ready, if they have at most `most` classes in all: lookup tables take memory that a small payload
+/// can ask much of.
+fn ready<'a>(payload: &Payload<'a>, most: usize) -> Result<Vec<PreparedMatrix<'a>>, Failure> {
+    let classes: usize = payload.matrices().iter().map(|matrix| matrix.classes().len()).sum();
+    if classes > most {
+        return Err(Failure::Argument(Status::LimitExceeded, "limits: classes of all matrices"));
+    }
+    Ok(payload.matrices().iter().map(PreparedMatrix::new).collect())
 }
 
 /// Closes a tensor; null is allowed. No other call may use it at the same time or later.
@@ -322,4 +336,29 @@ pub unsafe extern "C" fn wsic_split_rows(
     };
     // SAFETY: there is no error record.
     unsafe { guarded(std::ptr::null_mut(), body) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wsic_core::payload::encode::{encode, EncodeOptions};
+    use wsic_core::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn, Trellis};
+
+    #[test]
+    fn lookup_tables_have_a_bound() {
+        let matrix = QuantizedMatrix {
+            rows: 2,
+            columns: 1,
+            geometry: Geometry::new(64, 2).unwrap(),
+            trellis: Trellis::Scalar,
+            tensor_scale: 1.0,
+            column_scale_kind: ScaleKind::Log8,
+            stream: vec![StreamColumn { input: 0, scale: 0, integers: vec![2, -4] }],
+            row_scales: None,
+        };
+        let bytes = encode(&vec![matrix; 3], &EncodeOptions::default()).unwrap();
+        let payload = Payload::open(&bytes, &PayloadLimits::default()).unwrap();
+        assert_eq!(ready(&payload, 3).unwrap_or_default().len(), 3);
+        assert!(matches!(ready(&payload, 2), Err(Failure::Argument(Status::LimitExceeded, _))));
+    }
 }
