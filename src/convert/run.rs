@@ -123,9 +123,12 @@ pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, Co
     let outcome = match (&options.steps, &options.only) {
         (None, None) => {
             let output = job.output(&plan, job.metadata(&plan)?)?;
+            let network = network.filter(|_| options.corrects_drift());
+            // Damage is found now, not after the first pass.
+            let sequences = network.as_ref().map(|network| job.sequences(network)).transpose()?;
             let mut parts = job.allocate(&output, None)?;
-            if let Some(network) = network.filter(|_| options.corrects_drift()) {
-                parts = job.correct_drift(&network, &output, parts)?;
+            if let Some((network, sequences)) = network.zip(sequences) {
+                parts = job.correct_drift(&network, &sequences, &output, parts)?;
             }
             job.write(&output, &(0..plan.len()).collect::<Vec<_>>(), &parts)?
         }
@@ -214,14 +217,20 @@ impl<'a> Job<'a> {
         allocation.run()
     }
 
+    /// The token sequences of the second pass.
+    fn sequences(&self, network: &Model) -> Result<Vec<Vec<u32>>, ConvertError> {
+        let vocabulary = network.hyperparameters().vocabulary;
+        Ok(chosen(self.statistics.sequences(vocabulary)?.unwrap_or_default()))
+    }
+
     /// Quantizes a second time, in the order of the model, for the inputs that quantized tensors give.
     fn correct_drift(
         &self,
         network: &Arc<Model>,
+        sequences: &[Vec<u32>],
         output: &Output,
         parts: Vec<Part>,
     ) -> Result<Vec<Part>, ConvertError> {
-        let sequences = chosen(self.statistics.sequences()?.unwrap_or_default());
         if sequences.len() < 2 {
             // Nothing to judge the correction by.
             return Ok(parts);
@@ -233,7 +242,7 @@ impl<'a> Job<'a> {
             quantizer: &self.quantizer(),
             spool: self.spool,
             progress: self.progress,
-            sequences: &sequences,
+            sequences,
         };
         let corrected = correction.run(&parts)?;
         let bytes = |parts: &[Part]| output.file_bytes(parts.iter().map(|part| (part.number, part.bytes)));

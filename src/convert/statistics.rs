@@ -201,8 +201,8 @@ impl StatisticsFile {
     /// The calibration tokens; `None` if the statistics were not taken from a model that ran.
     ///
     /// # Errors
-    /// Tokens and lengths that do not belong together.
-    pub fn sequences(&self) -> Result<Option<Vec<Vec<u32>>>, ConvertError> {
+    /// Tokens and lengths that do not belong together, tokens that a vocabulary of `vocabulary` tokens does not have.
+    pub fn sequences(&self, vocabulary: usize) -> Result<Option<Vec<Vec<u32>>>, ConvertError> {
         let metadata = self.file.metadata();
         let list = |key| -> Option<Vec<u32>> {
             match metadata.get(key)? {
@@ -219,6 +219,14 @@ impl StatisticsFile {
                 .into(),
         };
         let (tokens, lengths) = list(TOKENS_KEY).zip(list(LENGTHS_KEY)).ok_or_else(damaged)?;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(ConvertError::Statistics {
+                path: self.file.path().to_owned(),
+                problem: format!(
+                    "holds token {token}, the model's vocabulary has {vocabulary}; compute it again"
+                ),
+            });
+        }
         let mut rest = tokens.as_slice();
         let mut sequences = Vec::new();
         for length in lengths {
@@ -388,7 +396,7 @@ mod tests {
         assert!(file.of("blk.1.attn_q.weight", 0, 2, 3).is_err());
         assert_eq!((file.model().unwrap(), file.source().unwrap()), ("m", "text x"));
         assert!(file.has_row_weights());
-        assert_eq!(file.sequences().unwrap(), Some(vec![vec![3, 1], vec![4]]));
+        assert_eq!(file.sequences(5).unwrap(), Some(vec![vec![3, 1], vec![4]]));
         assert!(file.check_model("m").is_ok());
         assert!(file.check_model("n").unwrap_err().to_string().contains("another model"));
     }
