@@ -134,7 +134,7 @@ fn damaged_statistics_are_refused() {
     };
     for token in [TINY.vocabulary as u32, u32::MAX] {
         rewrite("wsic.statistics.tokens", &vec![token; tokens.len()]);
-        refused("damaged.gguf holds token");
+        refused("damaged.gguf: holds token");
     }
     let apart = "damaged.gguf";
     rewrite("wsic.statistics.tokens", &tokens[1..]);
