@@ -103,7 +103,7 @@ fn damaged_statistics_are_refused() {
     let calibrate = ["calibrate", "model.gguf", "-o", "stats.gguf", "--calibration", "calibration.txt"];
     bench.wsic(&[&calibrate[..], &["--calibration-tokens", "2048"]].concat()).success();
     let whole = std::fs::read(bench.path("stats.gguf")).unwrap();
-    let file = GgufFile::open(&bench.path("stats.gguf"), &Limits::default()).unwrap();
+    let file = GgufFile::open(bench.path("stats.gguf"), &Limits::default()).unwrap();
     let list = |key: &str| match file.metadata().get(key) {
         Some(Value::Array(array)) => array.to_integers::<u32>().unwrap(),
         other => panic!("{key}: {other:?}"),
@@ -115,7 +115,7 @@ fn damaged_statistics_are_refused() {
         let mut metadata = file.metadata().clone();
         metadata.set(key, Value::Array(Array::from_u32(values)));
         let specs = file.tensors().iter().map(TensorSpec::from).collect();
-        let mut writer = GgufWriter::create(&bench.path("damaged.gguf"), metadata, specs).unwrap();
+        let mut writer = GgufWriter::create(bench.path("damaged.gguf"), metadata, specs).unwrap();
         for tensor in file.tensors() {
             writer.write_tensor(&tensor.name, file.tensor_bytes(tensor).unwrap()).unwrap();
         }
