@@ -24,8 +24,8 @@ pub(super) fn tensor_memory(tensor: &PlannedTensor, method: Method) -> u64 {
 
 /// Does `work` on all items, in parallel, and returns the results in their order.
 ///
-/// Items go in waves whose `memory` in bytes together stays within [`MOST_BYTES_AT_ONCE`]; one that needs more makes a wave of its
-/// own, and is parallel within. Without waves a thread that waits for the parallel part of its own tensor would start
+/// Items go in waves whose `memory` in bytes together stays within [`MOST_BYTES_AT_ONCE`]; one that needs more makes a wave
+/// of its own, and is parallel within. Without waves a thread that waits for the parallel part of its own tensor would start
 /// another one, and memory would have no bound.
 pub(super) fn in_waves<T: Sync, R: Send, E: Send>(
     items: &[T],
