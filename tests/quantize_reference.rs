@@ -2,12 +2,15 @@
 //! holds `layers/*.safetensors` (tensors W and Sigma), `trellis.json` and `watersic.json`.
 #![cfg(feature = "convert")]
 
+use faer::Mat;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use wsic::payload::{Geometry, ScaleKind};
+use wsic::convert::geometry;
+use wsic::payload::encode::{encode, EncodeOptions};
+use wsic::payload::{Geometry, Limits, Payload, ScaleKind};
 use wsic::quantize::entropy::class_entropy;
-use wsic::quantize::{Covariance, Damping, Layer, Method, Prepared, Settings};
+use wsic::quantize::{search, Covariance, Damping, GaussianLimit, Layer, Method, Prepared, RateTarget, Settings};
 
 struct RealLayer {
     rows: usize,
@@ -106,4 +109,66 @@ fn watersic_agrees_with_its_authors() {
         assert!((-0.007..=0.003).contains(&bits));
         assert!(before.abs() <= 0.005 && after.abs() <= 0.005);
     }
+}
+
+/// Weights that a payload stands for, by the scalar decoder.
+fn decoded(bytes: &[u8]) -> Vec<f32> {
+    let payload = Payload::open(bytes, &Limits::default()).unwrap();
+    let matrix = &payload.matrices()[0];
+    let (mut weights, mut integers) = (vec![f32::NAN; payload.rows() * payload.columns()], Vec::new());
+    let rows = matrix.geometry().rows_per_tile();
+    for (tile, out) in weights.chunks_mut(rows * payload.columns()).enumerate() {
+        matrix.dequantize_tile(tile, &mut integers, out).unwrap();
+    }
+    weights
+}
+
+/// D = tr((Ŵ−W) Sigma (Ŵ−W)ᵀ) / rows, in double precision.
+fn distortion(real: &RealLayer, weights: &[f32]) -> f64 {
+    let n = real.columns;
+    let sigma = Mat::from_fn(n, n, |i, j| f64::from(real.covariance[i * n + j]));
+    let error = Mat::from_fn(real.rows, n, |row, j| {
+        f64::from(weights[row * n + j]) - f64::from(real.weights[row * n + j])
+    });
+    let product = &error * &sigma;
+    let row = |row: usize| (0..n).map(|j| product[(row, j)] * error[(row, j)]).sum::<f64>();
+    (0..real.rows).map(row).sum::<f64>() / real.rows as f64
+}
+
+/// What the converter stores, all of it, against the Gaussian limit at the distortion of what is decoded.
+#[test]
+fn stored_bits_are_near_the_limit() {
+    let Some(folder) = folder() else { return };
+    let names = ["l10_q", "l10_gate", "l10_down", "l29_down", "l29_o"];
+    let mut gaps = Vec::new();
+    println!("| layer | shape | target, bits | stored | limit | gap | gap of the symbols alone |");
+    for name in names {
+        let real = load(&folder, name);
+        let (rows, columns) = (real.rows, real.columns);
+        let layer = Layer::new(name, rows, columns, &real.weights, Covariance::Full(&real.covariance));
+        let variance =
+            real.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / real.weights.len() as f64;
+        let limit = GaussianLimit::new(&real.covariance, columns, variance).unwrap();
+        let settings = Settings::new(Method::Trellis, geometry(rows, columns, false));
+        for target in [1.5, 2.0, 2.5, 3.0] {
+            let bits = |bytes: usize| bytes as f64 * 8.0 / (rows * columns) as f64;
+            let found = search(&layer, &settings, &RateTarget::new(target), |matrix| {
+                let bytes = encode(std::slice::from_ref(matrix), &EncodeOptions::default())?;
+                Ok((bits(bytes.len()), bytes))
+            })
+            .unwrap();
+            let least = limit.rate(distortion(&real, &decoded(&found.value)));
+            let stored = bits(found.value.len());
+            let symbols = class_entropy(&found.matrix, 16);
+            println!(
+                "| {name} | {rows} × {columns} | {target} | {stored:.4} | {least:.4} | {:.4} | {:.4} |",
+                stored - least,
+                symbols - least,
+            );
+            gaps.push(stored - least);
+        }
+    }
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    println!("mean gap {mean:.4} bit");
+    assert!(mean <= 0.1, "{mean}");
 }
