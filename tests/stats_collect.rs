@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use model_support::{tokens, with_threads, Tiny, TinyModel};
 use wsic::gguf::Value;
-use wsic::model::{CachePrecision, InputKind, LayerRunner, Model, ModelError, Observer, Sampler, Tokenizer};
+use wsic::model::{CachePrecision, InputKind, LayerRunner, Model, Sampler, Tokenizer};
 use wsic::stats::{
-    collect, collect_and_advance, collect_drift, collect_head, collect_weighted, input_kinds,
-    recommended_tokens, too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration, StatsError,
+    collect, collect_and_advance, collect_head, collect_weighted, input_kinds, recommended_tokens,
+    too_few_tokens, CalibrationSource, CalibrationTokens, SelfCalibration, SideBySide, StatsError,
+    WantedMoment,
 };
 
 /// Mean of x xᵀ, row-major.
@@ -108,73 +109,80 @@ fn drift_is_that_of_two_plain_passes() {
     let mut runner = LayerRunner::new(&original, &sequences).unwrap();
     let mut drifted = LayerRunner::new(&quantized, &sequences).unwrap();
     runner.advance(&original.load_layer(0).unwrap(), &mut ()).unwrap();
-    assert!(collect_drift(
-        &runner,
-        &original.load_layer(1).unwrap(),
-        &drifted,
-        &quantized.load_layer(1).unwrap(),
-        &[InputKind::Attention],
-        |_| false,
-    )
-    .is_err());
+    let apart = SideBySide::new(runner, LayerRunner::new(&quantized, &sequences).unwrap()).unwrap_err();
+    assert!(apart.to_string().contains("layers 1 and 0"), "{apart}");
+    let mut runner = LayerRunner::new(&original, &sequences).unwrap();
+    runner.advance(&original.load_layer(0).unwrap(), &mut ()).unwrap();
     drifted.advance(&quantized.load_layer(0).unwrap(), &mut ()).unwrap();
-    let kinds = [InputKind::Attention, InputKind::FeedForwardDown];
     let (weights, replaced) = (original.load_layer(1).unwrap(), quantized.load_layer(1).unwrap());
-    let found = collect_drift(&runner, &weights, &drifted, &replaced, &kinds, |_| false).unwrap();
+    let mut models = SideBySide::new(runner, drifted).unwrap();
+    let states = |runner: &LayerRunner<'_>| runner.hidden().to_vec();
+    let mut entered = [states(models.original()), states(models.drifted())];
     let rows = |model: &TinyModel, input: usize| -> Vec<Vec<f64>> {
         sequences.iter().flat_map(|s| model.inputs(s).0[1][input].clone()).collect()
     };
-    for (drift, (kind, input)) in found.iter().zip([(kinds[0], 0), (kinds[1], 3)]) {
-        assert_eq!(drift.kind, kind);
+    let kinds = [
+        InputKind::Attention,
+        InputKind::AttentionOutput,
+        InputKind::FeedForward,
+        InputKind::FeedForwardDown,
+    ];
+    for (input, kind) in kinds.into_iter().enumerate() {
+        if kind == InputKind::FeedForward {
+            models.advance_attention(&weights, &replaced).unwrap();
+            entered = [states(models.original()), states(models.drifted())];
+        }
+        let drift = models.collect(kind, &weights, &replaced, |sequence| sequence == 1).unwrap();
+        assert_eq!((drift.kind, drift.learned.tokens(), drift.held_out.tokens()), (kind, 30, 25));
+        assert_eq!(drift.learned.attended.is_some(), kind == InputKind::Attention);
         let (x, y) = (rows(&reference, input), rows(&changed, input));
-        assert_eq!(drift.held_out.tokens(), 0);
-        let drift = &drift.learned;
-        let cross = drift.cross.to_dense();
         let width = x[0].len();
-        for (i, j) in [(0, 0), (3, 7), (width - 1, 2), (5, width - 1)] {
-            let mean = x.iter().zip(&y).map(|(x, y)| x[i] * y[j]).sum::<f64>() / x.len() as f64;
-            assert!((cross[i * width + j] - mean).abs() < 1e-4, "{kind:?} {i} {j}");
-            let mean = y.iter().map(|y| y[i] * y[j]).sum::<f64>() / x.len() as f64;
-            assert!((drift.drifted.get(i, j) - mean).abs() < 1e-4);
+        for (moments, tokens) in [(&drift.learned, 0..30), (&drift.held_out, 30..55)] {
+            let count = tokens.len() as f64;
+            let mean = |value: &dyn Fn(usize) -> f64| tokens.clone().map(value).sum::<f64>() / count;
+            for (i, j) in [(0, 0), (3, 7), (width - 1, 2), (5, width - 1)] {
+                let expected = mean(&|t| y[t][i] * y[t][j]);
+                assert!((moments.drifted.get(i, j) - expected).abs() < 1e-4, "{kind:?} {i} {j}");
+            }
+            match &moments.wanted {
+                WantedMoment::Inputs(cross) => {
+                    assert!(matches!(kind, InputKind::Attention | InputKind::FeedForward));
+                    let cross = cross.to_dense();
+                    for (i, j) in [(0, 0), (3, 7), (width - 1, 2), (5, width - 1)] {
+                        let expected = mean(&|t| x[t][i] * y[t][j]);
+                        assert!((cross[i * width + j] - expected).abs() < 1e-4, "{kind:?} {i} {j}");
+                    }
+                }
+                WantedMoment::Outputs { moment, diagonal } => {
+                    // What the layer adds to the hidden state, and what that has lost.
+                    let role = if kind == InputKind::AttentionOutput { "attn_output" } else { "ffn_down" };
+                    let x32: Vec<f32> = x.iter().flatten().map(|&v| v as f32).collect();
+                    let mut added = vec![0.0; 55 * 24];
+                    weights.linear(role).unwrap().matrix.multiply(&x32, &mut added).unwrap();
+                    let output = |t: usize, i: usize| {
+                        let lost = entered[0][t * 24 + i] - entered[1][t * 24 + i];
+                        f64::from(added[t * 24 + i] + lost)
+                    };
+                    assert_eq!((moment.rows(), moment.columns()), (24, width));
+                    let dense = moment.to_dense();
+                    for (i, j) in [(0, 0), (23, width - 1), (4, 17)] {
+                        let expected = mean(&|t| output(t, i) * y[t][j]);
+                        assert!((dense[i * width + j] - expected).abs() < 1e-4, "{kind:?} {i} {j}");
+                    }
+                    let expected = mean(&|t| x[t][5] * y[t][5]);
+                    assert!((diagonal[5] / count - expected).abs() < 1e-4, "{kind:?}");
+                    assert!((0..55).any(|t| (entered[0][t * 24] - entered[1][t * 24]).abs() > 1e-3));
+                }
+            }
         }
-        assert_eq!(drift.residual.is_some(), kind == InputKind::FeedForwardDown);
     }
-    // The hidden state before ffn_down is what that layer turns into the head's input, less what it adds.
-    let residual = found[1].learned.residual.as_ref().unwrap();
-    assert_eq!((residual.rows(), residual.columns(), residual.tokens()), (24, 40, 55));
-    let mut states = Vec::new();
-    for (model, runner, weights) in [(&original, &runner, &weights), (&quantized, &drifted, &replaced)] {
-        assert_eq!(model.hyperparameters().width, 24);
-        let mut before = Vec::new();
-        let mut observer = Residuals(&mut before);
-        for round in runner.rounds() {
-            runner.observe_round(&round, weights, &mut observer).unwrap();
-        }
-        states.push(before);
-    }
-    let y = rows(&changed, 3);
-    let dense = residual.to_dense_f32();
-    for (i, j) in [(0, 0), (23, 39), (4, 17)] {
-        let difference = |t: usize| f64::from(states[0][t * 24 + i] - states[1][t * 24 + i]);
-        let mean = (0..55).map(|t| difference(t) * y[t][j]).sum::<f64>() / 55.0;
-        assert!((f64::from(dense[i * 40 + j]) - mean).abs() < 1e-4);
-    }
-    assert!(dense.iter().any(|value| value.abs() > 1e-3), "the models differ");
-}
-
-/// Keeps the hidden state before ffn_down.
-struct Residuals<'a>(&'a mut Vec<f32>);
-
-impl Observer for Residuals<'_> {
-    fn input(&mut self, _: InputKind, _: &[f32], _: usize) -> Result<(), ModelError> {
-        Ok(())
-    }
-
-    fn residual(&mut self, kind: InputKind, hidden: &[f32]) -> Result<(), ModelError> {
-        if kind == InputKind::FeedForwardDown {
-            self.0.extend_from_slice(hidden);
-        }
-        Ok(())
+    // Both have gone on as two plain passes do.
+    models.advance(1, &weights, &replaced).unwrap();
+    for (model, runner) in [(&original, models.original()), (&quantized, models.drifted())] {
+        let mut plain = LayerRunner::new(model, &sequences).unwrap();
+        plain.advance(&model.load_layer(0).unwrap(), &mut ()).unwrap();
+        plain.advance(&model.load_layer(1).unwrap(), &mut ()).unwrap();
+        assert_eq!((plain.layer(), plain.hidden()), (runner.layer(), runner.hidden()));
     }
 }
 

@@ -21,6 +21,8 @@ const TOLERANCE: f64 = 0.001;
 const BYTES_MARGIN: f64 = 0.0015;
 const BYTES_TOLERANCE: f64 = 0.004;
 const MOST_PASSES: usize = 5;
+/// Relative deviation that may be left where most of the weights are quantized a second time, which makes up for it.
+const LEFT_FOR_SECOND_PASS: f64 = 0.025;
 
 /// Payload bytes of one quantized tensor and the key of its part in the spool.
 #[derive(Clone, Copy, Debug)]
@@ -59,11 +61,21 @@ pub(super) struct Allocation<'a> {
     /// Where tensors that follow the level are quantized elsewhere: the bytes of the tensor of this number at this key,
     /// if known. [`ConvertError::Unmeasured`] then ends the search at the first level that is not known.
     pub(super) measured: Option<&'a (dyn Fn(usize, f64) -> Option<u64> + Sync)>,
+    /// Weights that will be quantized a second time.
+    pub(super) again: u64,
+}
+
+/// What an allocation ends with.
+pub(super) struct Allocated {
+    /// In plan order.
+    pub(super) parts: Vec<Part>,
+    /// Bytes above what was aimed at, below it if negative.
+    pub(super) excess: f64,
 }
 
 impl<'p> Allocation<'p> {
     /// Quantizes everything so that the target is met; parts are in the spool, in plan order.
-    pub(super) fn run(&self) -> Result<Vec<Part>, ConvertError> {
+    pub(super) fn run(&self) -> Result<Allocated, ConvertError> {
         let start_bits = match self.target {
             Target::LinearBits(bits) => bits,
             Target::FileBits(_) | Target::FileBytes(_) => 3.0,
@@ -101,7 +113,21 @@ impl<'p> Allocation<'p> {
             parts = self.search(&free, parts)?;
         }
         parts.sort_by_key(|part| part.number);
-        Ok(parts)
+        let (stored, wanted) = self.measure(&parts);
+        // Without a tolerance left for the second pass there is none in what it aims at.
+        let excess = if self.tolerance_left() > 0.0 { (stored - wanted) / 8.0 } else { 0.0 };
+        Ok(Allocated { parts, excess })
+    }
+
+    /// Relative deviation that is left to the second pass.
+    fn tolerance_left(&self) -> f64 {
+        let quantized = |tensor: &&PlannedTensor| matches!(tensor.action, Action::Quantize { .. });
+        let all: u64 = self.plan.iter().filter(quantized).map(PlannedTensor::weights).sum();
+        if self.again > all / 2 {
+            LEFT_FOR_SECOND_PASS
+        } else {
+            0.0
+        }
     }
 
     /// The payload of one tensor: found in the spool or made.
@@ -177,6 +203,9 @@ impl<'p> Allocation<'p> {
 
     fn good_enough(&self, stored: f64, wanted: f64) -> bool {
         let deviation = stored / wanted - 1.0;
+        if deviation.abs() <= self.tolerance_left() {
+            return true;
+        }
         match self.target {
             Target::FileBytes(bytes) => {
                 stored <= bytes as f64 * 8.0 && deviation > BYTES_MARGIN - BYTES_TOLERANCE
@@ -203,7 +232,7 @@ impl<'p> Allocation<'p> {
             let (stored, wanted) = self.measure(&parts);
             history.push((level, stored));
             let allowed = match self.target {
-                Target::FileBytes(bytes) => stored <= bytes as f64 * 8.0,
+                Target::FileBytes(bytes) => stored <= bytes as f64 * 8.0 * (1.0 + self.tolerance_left()),
                 _ => true,
             };
             let miss = (stored / wanted - 1.0).abs() + if allowed { 0.0 } else { 1.0 };

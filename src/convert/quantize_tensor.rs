@@ -9,7 +9,7 @@ use crate::model::TensorSource;
 use crate::payload::encode::{CompactColumn, EncodeError, EncodeOptions, Section};
 use crate::payload::QuantizedMatrix;
 use crate::quantize::{
-    search, Covariance, Drift, DriftedMoments, Layer, MeasureError, Method, PartedLayer, Prepared, RateModel,
+    search, Covariance, DriftedMoments, Layer, MeasureError, Method, PartedLayer, Prepared, RateModel,
     RateTarget, Settings,
 };
 use std::ops::Range;
@@ -233,7 +233,7 @@ impl Quantizer<'_> {
         let weights = self.weights(tensor, 0)?;
         let layer = Layer {
             covariance: Covariance::Full(&moments.drifted),
-            drift: Some(Drift { cross: &moments.cross, residual: moments.residual.as_deref() }),
+            drift: Some(moments.wanted.drift()),
             ..Self::layer(tensor, &weights, statistics)
         };
         if key > 0.0 {

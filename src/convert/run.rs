@@ -1,7 +1,7 @@
 //! A conversion from start to end.
 
-use super::allocate::{Allocation, Part};
-use super::drift::{chosen, DriftCorrection};
+use super::allocate::{Allocated, Allocation, Part};
+use super::drift::{chosen, corrected_weights, DriftCorrection};
 use super::error::ConvertError;
 use super::keys::*;
 use super::merge::{mark_part, measure};
@@ -126,10 +126,11 @@ pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, Co
             let network = network.filter(|_| options.corrects_drift());
             // Damage is found now, not after the first pass.
             let sequences = network.as_ref().map(|network| job.sequences(network)).transpose()?;
-            let mut parts = job.allocate(&output, None)?;
-            if let Some((network, sequences)) = network.zip(sequences) {
-                parts = job.correct_drift(&network, &sequences, &output, parts)?;
-            }
+            // One sequence has nothing to judge a correction by.
+            let parts = match network.zip(sequences.filter(|sequences| sequences.len() > 1)) {
+                Some((network, sequences)) => job.correct_drift(&network, &sequences, &output)?,
+                None => job.allocate(&output, None, 0)?.parts,
+            };
             job.write(&output, &(0..plan.len()).collect::<Vec<_>>(), &parts)?
         }
         (Some((_, steps)), _) => job.part(steps)?,
@@ -203,7 +204,12 @@ impl<'a> Job<'a> {
     }
 
     /// Quantizes so that the target is met.
-    fn allocate(&self, output: &Output, measured: Option<Measured>) -> Result<Vec<Part>, ConvertError> {
+    fn allocate(
+        &self,
+        output: &Output,
+        measured: Option<Measured>,
+        again: u64,
+    ) -> Result<Allocated, ConvertError> {
         let allocation = Allocation {
             plan: self.plan,
             quantizer: &self.quantizer(),
@@ -213,6 +219,7 @@ impl<'a> Job<'a> {
             loss_weights: self.loss_weights(),
             file_bytes: &|parts| output.file_bytes(parts.iter().map(|part| (part.number, part.bytes))),
             measured,
+            again,
         };
         allocation.run()
     }
@@ -223,18 +230,14 @@ impl<'a> Job<'a> {
         Ok(chosen(self.statistics.sequences(vocabulary)?.unwrap_or_default()))
     }
 
-    /// Quantizes a second time, in the order of the model, for the inputs that quantized tensors give.
+    /// Quantizes, and a second time in the order of the model, for the inputs that quantized tensors give.
     fn correct_drift(
         &self,
         network: &Arc<Model>,
         sequences: &[Vec<u32>],
         output: &Output,
-        parts: Vec<Part>,
     ) -> Result<Vec<Part>, ConvertError> {
-        if sequences.len() < 2 {
-            // Nothing to judge the correction by.
-            return Ok(parts);
-        }
+        let first = self.allocate(output, None, corrected_weights(network, self.plan))?;
         let correction = DriftCorrection {
             input: self.input,
             network,
@@ -244,12 +247,12 @@ impl<'a> Job<'a> {
             progress: self.progress,
             sequences,
         };
-        let corrected = correction.run(&parts)?;
+        let corrected = correction.run(&first)?;
         let bytes = |parts: &[Part]| output.file_bytes(parts.iter().map(|part| (part.number, part.bytes)));
         match self.options.target {
             Target::FileBytes(most) if bytes(&corrected) > most => {
                 self.progress.warn("with drift correction the file would be too large: it is left out");
-                Ok(parts)
+                Ok(self.allocate(output, None, 0)?.parts)
             }
             _ => Ok(corrected),
         }
@@ -266,8 +269,8 @@ impl<'a> Job<'a> {
             measured.get(&(name, key.to_bits())).copied()
         };
         let output = self.output(self.plan, self.metadata(self.plan)?)?;
-        let (keys, settled) = match self.allocate(&output, Some(&lookup)) {
-            Ok(parts) => (parts.iter().map(|part| (part.number, part.key)).collect(), true),
+        let (keys, settled) = match self.allocate(&output, Some(&lookup), 0) {
+            Ok(Allocated { parts, .. }) => (parts.iter().map(|part| (part.number, part.key)).collect(), true),
             Err(ConvertError::Unmeasured { keys }) => (keys, false),
             Err(error) => return Err(error),
         };

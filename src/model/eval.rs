@@ -5,9 +5,10 @@
 //! half of a window count.
 
 use super::error::ModelError;
-use super::forward::{LayerRunner, Model};
+use super::forward::Model;
 use super::head::for_each_logits;
 use super::ops::{argmax, divergence_sum, exponential_sum};
+use super::runner::LayerRunner;
 
 /// Windows of tokens and where scoring starts in them.
 #[derive(Clone, Debug, PartialEq, Eq)]

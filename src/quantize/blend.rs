@@ -1,86 +1,134 @@
 //! How far to trust statistics of the drifted input: blending them with the original ones.
 //!
 //! A layer behind quantized layers sees x' where the original model has x. The weights that undo most of the drift,
-//! `(W C + R) Σ'⁻¹` with `Σ' = E[x' x'ᵀ]`, `C = E[x x'ᵀ]` and `R = E[(r − r') x'ᵀ]`, are learned from a limited number
-//! of tokens: on others they may do more harm than good. Blended statistics
+//! `T Σ'⁻¹` with `Σ' = E[x' x'ᵀ]` and `T = E[y x'ᵀ]`, y what the layer should give, are learned from a limited number
+//! of tokens: on others they may do more harm than good. y is `W x`, so that `T = W C` with `C = E[x x'ᵀ]`, or, for
+//! layers that write to the hidden state r, `W x + r − r'`. Blended statistics
 //!
 //! ```text
-//! Σ_ε = (1 − ε) Σ' + ε Σ,   C_ε = (1 − ε) C + ε Σ,   R_ε = (1 − ε) R
+//! Σ_ε = (1 − ε) Σ' + ε Σ,   T_ε = (1 − ε) T + ε W Σ
 //! ```
 //!
-//! are those of the error `(1 − ε) E|W x + r − r' − Ŵ x'|² + ε E|(W − Ŵ) x|²`: with ε = 1 nothing is corrected. The
+//! are those of the error `(1 − ε) E|y − Ŵ x'|² + ε E|(W − Ŵ) x|²`: with ε = 1 nothing is corrected. The
 //! share ε is the one whose weights do best on tokens that were not learned from, before quantization; so the
 //! correction never loses there.
 
-use super::cholesky;
+use super::{cholesky, Drift};
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 /// Second moments of a drifted input, all row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriftedMoments {
     /// Σ', columns × columns.
     pub drifted: Vec<f32>,
-    /// C, columns × columns; rows belong to the original input.
-    pub cross: Vec<f32>,
-    /// R, rows × columns.
-    pub residual: Option<Vec<f32>>,
-    /// Σ' and C with every token weighted by the attention it receives (paper section "attention-weighted
+    /// Where the weights are to lead.
+    pub wanted: Wanted,
+    /// Σ' and what is wanted with every token weighted by the attention it receives (paper section "attention-weighted
     /// covariance"); only for the input of queries, keys and values.
-    pub attended: Option<(Vec<f32>, Vec<f32>)>,
+    pub attended: Option<(Vec<f32>, Wanted)>,
+}
+
+/// Moments that say what the outputs should be, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// C = E[x x'ᵀ], columns × columns; rows belong to the original input.
+    Inputs(Vec<f32>),
+    /// For a single layer with outputs of its own.
+    Outputs {
+        /// T, rows × columns.
+        target: Vec<f32>,
+        /// E[x_j x'_j], columns.
+        diagonal: Vec<f32>,
+    },
+}
+
+impl Wanted {
+    /// As the quantizer takes it.
+    pub fn drift(&self) -> Drift<'_> {
+        match self {
+            Self::Inputs(cross) => Drift::Inputs { cross },
+            Self::Outputs { target, diagonal } => Drift::Outputs { target, diagonal },
+        }
+    }
+}
+
+impl Wanted {
+    /// A mixture with another of the same kind, which has the share `share`.
+    fn mixed(&self, share: f64, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Inputs(own), Self::Inputs(other)) => Self::Inputs(mixed(own, share, other)),
+            (Self::Outputs { target, diagonal }, Self::Outputs { target: t, diagonal: d }) => {
+                Self::Outputs { target: mixed(target, share, t), diagonal: mixed(diagonal, share, d) }
+            }
+            (own, _) => own.clone(),
+        }
+    }
+
+    /// What the layer with these `weights` wants of its outputs, to be those for the inputs.
+    fn of_outputs(&self, weights: &[f32]) -> Self {
+        let Self::Inputs(cross) = self else { return self.clone() };
+        let n = cross.len().isqrt().max(1);
+        let mut target = vec![0.0; weights.len()];
+        let weights = MatRef::from_row_major_slice(weights, weights.len() / n, n);
+        let out = MatMut::from_row_major_slice_mut(&mut target, weights.nrows(), n);
+        matmul(out, Accum::Replace, weights, MatRef::from_row_major_slice(cross, n, n), 1.0, Par::Seq);
+        Self::Outputs { target, diagonal: cross.iter().copied().step_by(n + 1).collect() }
+    }
+}
+
+/// Each value of `own`, mixed with one of `other` that has the share `share`.
+fn mixed(own: &[f32], share: f64, other: &[f32]) -> Vec<f32> {
+    let mix = |(&own, &other): (&f32, &f32)| (1.0 - share) * f64::from(own) + share * f64::from(other);
+    own.iter().zip(other).map(|pair| mix(pair) as f32).collect()
 }
 
 impl DriftedMoments {
-    /// The blend with the original moment Σ (columns × columns) in which Σ has the share `share`.
-    pub fn blend(&self, original: &[f32], share: f64) -> Self {
-        let mixed = |own: &[f32], other: Option<&[f32]>| -> Vec<f32> {
-            let other =
-                |index: usize| other.and_then(|other| other.get(index)).map_or(0.0, |&v| f64::from(v));
-            let mix = |(index, &own): (usize, &f32)| (1.0 - share) * f64::from(own) + share * other(index);
-            own.iter().enumerate().map(|value| mix(value) as f32).collect()
-        };
+    /// The same for one layer, with these `weights` (rows × columns), as [`Wanted::Outputs`].
+    pub fn of_outputs(&self, weights: &[f32]) -> Self {
+        let attended = self.attended.as_ref();
         Self {
-            drifted: mixed(&self.drifted, Some(original)),
-            cross: mixed(&self.cross, Some(original)),
-            residual: self.residual.as_ref().map(|residual| mixed(residual, None)),
-            attended: None,
+            drifted: self.drifted.clone(),
+            wanted: self.wanted.of_outputs(weights),
+            attended: attended.map(|(drifted, wanted)| (drifted.clone(), wanted.of_outputs(weights))),
         }
+    }
+
+    /// The blend with the original moment Σ (columns × columns) in which Σ has the share `share`. `weights` (rows ×
+    /// columns) are those of the layer whose outputs are wanted; any others are not read.
+    pub fn blend(&self, original: &[f32], weights: &[f32], share: f64) -> Self {
+        let unmoved = Wanted::Inputs(original.to_vec());
+        let unmoved = match self.wanted {
+            Wanted::Outputs { .. } if share > 0.0 => unmoved.of_outputs(weights),
+            Wanted::Outputs { .. } => self.wanted.clone(),
+            Wanted::Inputs(_) => unmoved,
+        };
+        let drifted = mixed(&self.drifted, share, original);
+        Self { drifted, wanted: self.wanted.mixed(share, &unmoved), attended: None }
     }
 
     /// The mean over all tokens, mixed with that over tokens weighted by the attention they receive, which has the
     /// share `share`.
     pub fn attend(&self, share: f64) -> Self {
-        let mixed = |own: &[f32], other: Option<&Vec<f32>>| -> Vec<f32> {
-            let other = other.map_or(own, Vec::as_slice);
-            let mix =
-                |(&own, &other): (&f32, &f32)| (1.0 - share) * f64::from(own) + share * f64::from(other);
-            own.iter().zip(other).map(|pair| mix(pair) as f32).collect()
-        };
-        Self {
-            drifted: mixed(&self.drifted, self.attended.as_ref().map(|attended| &attended.0)),
-            cross: mixed(&self.cross, self.attended.as_ref().map(|attended| &attended.1)),
-            residual: self.residual.clone(),
-            attended: None,
+        match &self.attended {
+            Some((drifted, wanted)) => Self {
+                drifted: mixed(&self.drifted, share, drifted),
+                wanted: self.wanted.mixed(share, wanted),
+                attended: None,
+            },
+            None => self.clone(),
         }
     }
 
-    /// Means over the vectors of both, of which `self` saw `own` and `other` saw `others`.
+    /// Means over the vectors of both, of which `self` saw `own` and `other`, of the same kind, saw `others`.
     pub fn joined(&self, own: u64, other: &Self, others: u64) -> Self {
-        let total = (own + others).max(1) as f64;
-        let (own, others) = (own as f64 / total, others as f64 / total);
-        let mean = |a: &[f32], b: &[f32]| -> Vec<f32> {
-            a.iter().zip(b).map(|(&a, &b)| (own * f64::from(a) + others * f64::from(b)) as f32).collect()
-        };
+        let share = others as f64 / (own + others).max(1) as f64;
+        let attended = self.attended.as_ref().zip(other.attended.as_ref());
         Self {
-            drifted: mean(&self.drifted, &other.drifted),
-            cross: mean(&self.cross, &other.cross),
-            residual: self.residual.as_ref().zip(other.residual.as_ref()).map(|(a, b)| mean(a, b)),
-            attended: self
-                .attended
-                .as_ref()
-                .zip(other.attended.as_ref())
-                .map(|(a, b)| (mean(&a.0, &b.0), mean(&a.1, &b.1))),
+            drifted: mixed(&self.drifted, share, &other.drifted),
+            wanted: self.wanted.mixed(share, &other.wanted),
+            attended: attended.map(|(a, b)| (mixed(&a.0, share, &b.0), a.1.mixed(share, &b.1))),
         }
     }
 }
@@ -90,8 +138,8 @@ impl DriftedMoments {
 pub struct BlendRow<'a> {
     /// The row's weights.
     pub weights: &'a [f32],
-    /// Its number among the rows of R; `None` for layers that do not write to the hidden state.
-    pub residual: Option<usize>,
+    /// Its number among the rows of T, where moments have them.
+    pub output: usize,
     /// What a squared error of its output costs.
     pub importance: f64,
 }
@@ -114,7 +162,7 @@ pub fn choose_share(
     diagonal.sort_by(f64::total_cmp);
     let damping = damping * diagonal.get(n / 2).copied().unwrap_or(0.0);
     let weights = Mat::from_fn(rows.len(), n, |row, j| rows[row].weights[j]);
-    // W Σ, and W C + R of both kinds of tokens: nothing of n × n but the factor is needed beside the moments.
+    // W Σ, and T of both kinds of tokens: nothing of n × n but the factor is needed beside the moments.
     let unmoved = product(weights.as_ref(), original);
     let learned_target = target(rows, weights.as_ref(), learned);
     let target = target(rows, weights.as_ref(), held_out);
@@ -167,20 +215,16 @@ fn product(rows: MatRef<'_, f32>, square: &[f32]) -> Mat<f64> {
     Mat::from_fn(rows.nrows(), n, |r, j| f64::from(product[(r, j)]))
 }
 
-/// W C + R.
+/// T of the rows.
 fn target(rows: &[BlendRow<'_>], weights: MatRef<'_, f32>, moments: &DriftedMoments) -> Mat<f64> {
-    let n = weights.ncols();
-    let mut target = product(weights, &moments.cross);
-    let Some(residual) = &moments.residual else { return target };
-    for (r, row) in rows.iter().enumerate() {
-        let Some(values) = row.residual.and_then(|row| residual.get(row * n..(row + 1) * n)) else {
-            continue;
-        };
-        for (j, &value) in values.iter().enumerate() {
-            target[(r, j)] += f64::from(value);
+    match &moments.wanted {
+        Wanted::Inputs(cross) => product(weights, cross),
+        Wanted::Outputs { target, .. } => {
+            let n = weights.ncols();
+            let value = |r: usize, j: usize| target.get(rows[r].output * n + j).copied();
+            Mat::from_fn(rows.len(), n, |r, j| f64::from(value(r, j).unwrap_or(0.0)))
         }
     }
-    target
 }
 
 #[cfg(test)]
@@ -210,11 +254,11 @@ mod tests {
         }
         let [original, drifted, cross] =
             sums.map(|sum| sum.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
-        (original, DriftedMoments { drifted, cross, residual: None, attended: None })
+        (original, DriftedMoments { drifted, wanted: Wanted::Inputs(cross), attended: None })
     }
 
     fn rows(weights: &[f32]) -> Vec<BlendRow<'_>> {
-        weights.chunks(N).map(|weights| BlendRow { weights, residual: None, importance: 1.0 }).collect()
+        weights.chunks(N).map(|weights| BlendRow { weights, output: 0, importance: 1.0 }).collect()
     }
 
     #[test]
@@ -237,21 +281,52 @@ mod tests {
     fn blends_and_joins_are_means() {
         let (original, a) = moments(50, 1, 0.5, 0.1);
         let (_, b) = moments(150, 2, 0.5, 0.1);
-        assert_eq!(a.blend(&original, 0.0), a);
-        let all = a.blend(&original, 1.0);
-        assert!(all.drifted == original && all.cross == original);
+        assert_eq!(a.blend(&original, &[], 0.0), a);
+        let all = a.blend(&original, &[], 1.0);
+        assert!(all.drifted == original && all.wanted == Wanted::Inputs(original));
         let joined = a.joined(50, &b, 150);
-        assert!((joined.cross[7] - (0.25 * a.cross[7] + 0.75 * b.cross[7])).abs() < 1e-7);
+        let [joined, a, b] = [&joined, &a, &b].map(|moments| match &moments.wanted {
+            Wanted::Inputs(cross) => cross[7],
+            Wanted::Outputs { .. } => panic!("of another kind"),
+        });
+        assert!((joined - (0.25 * a + 0.75 * b)).abs() < 1e-7);
     }
 
     #[test]
-    fn the_residual_is_part_of_the_target() {
+    fn outputs_blend_as_the_inputs_they_come_from() {
+        let weights: Vec<f32> = (0..2 * N).map(|i| (i as f32 * 0.7).sin()).collect();
+        let (original, inputs) = moments(4000, 1, 0.67, 0.05);
+        let outputs = inputs.of_outputs(&weights);
+        let by_output = |(output, weights)| BlendRow { weights, output, importance: 1.0 };
+        let rows: Vec<BlendRow<'_>> = weights.chunks(N).enumerate().map(by_output).collect();
+        let shares =
+            [&inputs, &outputs].map(|moments| choose_share(&rows, &original, moments, moments, 1e-6));
+        assert!(shares[0].0 == shares[1].0 && (shares[0].1 - shares[1].1).abs() < 1e-6, "{shares:?}");
+        let (blended, other) = (inputs.blend(&original, &[], 0.3), outputs.blend(&original, &weights, 0.3));
+        let (Wanted::Inputs(cross), Wanted::Outputs { target, diagonal }) = (&blended.wanted, &other.wanted)
+        else {
+            panic!("of other kinds")
+        };
+        let moved = product(MatRef::from_row_major_slice(&weights, 2, N), cross);
+        for (index, found) in target.iter().enumerate() {
+            assert!((f64::from(*found) - moved[(index / N, index % N)]).abs() < 1e-6);
+        }
+        for (j, found) in diagonal.iter().enumerate() {
+            assert!((found - cross[j * (N + 1)]).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_the_hidden_state_lost_is_part_of_the_target() {
         let weights = vec![0.0f32; N];
-        let (original, mut learned) = moments(4000, 1, 1.0, 0.0);
+        let (original, learned) = moments(4000, 1, 1.0, 0.0);
         // What the hidden state lost is twice the first input: a layer of zeros can give it back.
-        let residual: Vec<f32> = original[..N].iter().map(|v| 2.0 * v).collect();
-        learned.residual = Some(residual);
-        let rows = [BlendRow { weights: &weights, residual: Some(0), importance: 1.0 }];
+        let wanted = Wanted::Outputs {
+            target: original[..N].iter().map(|v| 2.0 * v).collect(),
+            diagonal: original.iter().copied().step_by(N + 1).collect(),
+        };
+        let learned = DriftedMoments { wanted, ..learned };
+        let rows = [BlendRow { weights: &weights, output: 0, importance: 1.0 }];
         let (share, _) = choose_share(&rows, &original, &learned, &learned.clone(), 1e-6);
         assert_eq!(share, 0.0);
     }

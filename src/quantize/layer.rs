@@ -16,11 +16,19 @@ pub enum Covariance<'a> {
 /// Statistics that move the target when the layer will run behind already quantized layers
 /// (paper section "drift correction"). With them [`Layer::covariance`] is that of the drifted input x'.
 #[derive(Clone, Copy, Debug)]
-pub struct Drift<'a> {
-    /// `E[x x'ᵀ]`, row-major, `columns` x `columns`; rows belong to the original input x.
-    pub cross: &'a [f32],
-    /// `E[(r - r') x'ᵀ]`, row-major, `rows` x `columns`: what the residual stream lost before this layer.
-    pub residual: Option<&'a [f32]>,
+pub enum Drift<'a> {
+    /// The outputs are to be those for the original input x.
+    Inputs {
+        /// `E[x x'ᵀ]`, row-major, `columns` x `columns`; rows belong to x.
+        cross: &'a [f32],
+    },
+    /// The outputs are to be y, e.g. `W x + r - r'`, which makes up for what the residual stream r lost.
+    Outputs {
+        /// `E[y x'ᵀ]`, row-major, `rows` x `columns`.
+        target: &'a [f32],
+        /// `E[x_j x'_j]`, `columns` values: what shrinkage leaves alone.
+        diagonal: &'a [f32],
+    },
 }
 
 /// One linear layer `y = W x`.
@@ -92,9 +100,12 @@ impl<'a> Layer<'a> {
             }
         }
         if let Some(drift) = self.drift {
-            self.check_slice("cross covariance", drift.cross, square)?;
-            if let Some(residual) = drift.residual {
-                self.check_slice("residual covariance", residual, weights)?;
+            match drift {
+                Drift::Inputs { cross } => self.check_slice("cross covariance", cross, square)?,
+                Drift::Outputs { target, diagonal } => {
+                    self.check_slice("covariance with the outputs", target, weights)?;
+                    self.check_slice("diagonal of the cross covariance", diagonal, columns)?;
+                }
             }
             if matches!(self.covariance, Covariance::Diagonal(_)) {
                 let what = "drift correction needs a full covariance";

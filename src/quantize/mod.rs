@@ -27,7 +27,7 @@ mod settings;
 mod sic;
 pub mod viterbi;
 
-pub use blend::{choose_share, BlendRow, DriftedMoments, SHARES};
+pub use blend::{choose_share, BlendRow, DriftedMoments, Wanted, SHARES};
 pub use error::QuantizeError;
 pub use layer::{Covariance, Drift, Layer};
 pub use limit::GaussianLimit;

@@ -4,7 +4,7 @@ use super::blocks::{lanes, RowBlock};
 use super::factored::{predicted_bits, Factored};
 use super::scales::{ColumnScales, RowFactors};
 use super::viterbi::{Lanes, LANES};
-use super::{Covariance, Layer, Method, QuantizeError, Settings};
+use super::{Covariance, Drift, Layer, Method, QuantizeError, Settings};
 use crate::payload::Path;
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
@@ -38,18 +38,13 @@ pub struct Prepared<'a> {
     pub(super) pivots: Vec<f64>,
     pub(super) row_factors: Option<RowFactors>,
     pub(super) blocks: Vec<RowBlock>,
-    /// The target Y = (W C + R + delta W) L^-T of each block.
+    /// The target Y = (T + delta W) L^-T of each block, where T = W C without drift.
     pub(super) targets: Vec<Vec<Lanes>>,
-    /// `w_r Sigma w_rᵀ` of each row, of the weighted matrix.
-    pub(super) energy: Vec<f64>,
     /// Mean square of the weighted weights of the live columns.
     pub(super) variance: f64,
     pub(super) mu: f64,
     pub(super) damping: f64,
 }
-
-/// Target of a block, and the energies of its rows.
-type BlockTarget = (Vec<Lanes>, Vec<(usize, f64)>);
 
 impl<'a> Prepared<'a> {
     /// Checks the layer, factors its covariance and computes the target. `c` is the step that the MMSE target is
@@ -82,7 +77,6 @@ impl<'a> Prepared<'a> {
             row_factors: factored.row_factors,
             blocks: RowBlock::split(paths.into_iter()),
             targets: Vec::new(),
-            energy: vec![0.0; factored.layer.rows],
             variance: factored.variance,
             mu: factored.mu,
             damping: factored.damping,
@@ -171,14 +165,13 @@ impl<'a> Prepared<'a> {
         let n = self.live.len();
         let this = &*self;
         let erased_alive = n < this.layer.columns && this.settings.method != Method::Trellis;
-        let cross =
-            if this.layer.drift.is_some() || erased_alive { Some(this.cross_moments()) } else { None };
-        let results: Vec<BlockTarget> = this
+        let moved = this.layer.drift.is_some() || erased_alive;
+        let cross = moved.then(|| this.cross_moments());
+        let targets: Vec<Vec<Lanes>> = this
             .blocks
             .par_iter()
             .map(|block| {
                 let mut target = lanes(n, block.steps);
-                let mut energy = Vec::with_capacity(block.present());
                 let positions = block.positions();
                 let mut out = MatMut::from_column_major_slice_mut(target.as_flattened_mut(), positions, n);
                 for start in (0..positions).step_by(TARGET_CHUNK) {
@@ -186,26 +179,6 @@ impl<'a> Prepared<'a> {
                     let rows = range.len();
                     let mut weights = Mat::<f64>::zeros(rows, n);
                     this.gather(block, range.clone(), |p, j, w| weights[(p, j)] = w);
-                    let mut product = Mat::<f64>::zeros(rows, n);
-                    triangular::matmul(
-                        product.as_mut(),
-                        BlockStructure::Rectangular,
-                        Accum::Replace,
-                        weights.as_ref(),
-                        BlockStructure::Rectangular,
-                        l,
-                        BlockStructure::TriangularLower,
-                        1.0,
-                        Par::Seq,
-                    );
-                    for (p, row) in block.rows_in(range.clone()) {
-                        let mut sum = 0.0;
-                        for j in 0..n {
-                            let (y, w) = (product[(p, j)], weights[(p, j)]);
-                            sum += y * y - (this.mu + this.damping) * w * w;
-                        }
-                        energy.push((row, sum + this.erased_part(row, 1.0, |j| weights[(p, j)])));
-                    }
                     let mut out = out.as_mut().subrows_mut(start, rows);
                     match &cross {
                         _ if this.settings.method == Method::RoundToNearest => {
@@ -217,6 +190,18 @@ impl<'a> Prepared<'a> {
                         }
                         None => {
                             // (W Sigma + delta W) L^-T = W L - mu W L^-T; the second term is small: f32 will do.
+                            let mut product = Mat::<f64>::zeros(rows, n);
+                            triangular::matmul(
+                                product.as_mut(),
+                                BlockStructure::Rectangular,
+                                Accum::Replace,
+                                weights.as_ref(),
+                                BlockStructure::Rectangular,
+                                l,
+                                BlockStructure::TriangularLower,
+                                1.0,
+                                Par::Seq,
+                            );
                             let mut small = Mat::<f32>::from_fn(rows, n, |p, j| weights[(p, j)] as f32);
                             if this.mu > 0.0 {
                                 solve_lower_triangular_in_place(single, small.transpose_mut(), Par::Seq);
@@ -244,26 +229,29 @@ impl<'a> Prepared<'a> {
                         }
                     }
                 }
-                (target, energy)
+                target
             })
             .collect();
-        self.store_targets(results);
+        self.targets = targets;
     }
 
-    /// C: all inputs x live inputs, double precision.
+    /// C: all inputs x live inputs, double precision. Nothing if the layer's drift is that of its outputs.
     fn cross_moments(&self) -> Mat<f64> {
         let columns = self.layer.columns;
+        if let Some(Drift::Outputs { .. }) = self.layer.drift {
+            return Mat::new();
+        }
         Mat::from_fn(columns, self.live.len(), |i, j| {
             let j = self.live[j] as usize;
             let moment = match self.layer.drift {
-                Some(drift) => f64::from(drift.cross[i * columns + j]),
-                None => self.layer.moment(i, j),
+                Some(Drift::Inputs { cross }) => f64::from(cross[i * columns + j]),
+                _ => self.layer.moment(i, j),
             };
             moment * if i == j { 1.0 } else { 1.0 - self.settings.shrinkage }
         })
     }
 
-    /// W C + R of the rows at `positions`.
+    /// W C, or the moment with the outputs, of the rows at `positions`.
     fn drifted_target(
         &self,
         block: &RowBlock,
@@ -271,21 +259,27 @@ impl<'a> Prepared<'a> {
         cross: MatRef<'_, f64>,
     ) -> Mat<f64> {
         let columns = self.layer.columns;
-        let mut weights = Mat::<f64>::zeros(positions.len(), columns);
         let mut target = Mat::<f64>::zeros(positions.len(), self.live.len());
+        if let Some(Drift::Outputs { target: outputs, diagonal }) = self.layer.drift {
+            let shrinkage = self.settings.shrinkage;
+            for (p, row) in block.rows_in(positions) {
+                for (j, &input) in self.live.iter().enumerate() {
+                    let (at, own) = (row * columns + input as usize, f64::from(diagonal[input as usize]));
+                    let kept = (1.0 - shrinkage) * f64::from(outputs[at]);
+                    let own = shrinkage * f64::from(self.layer.weights[at]) * own;
+                    target[(p, j)] = self.row_factor(row) * (kept + own);
+                }
+            }
+            return target;
+        }
+        let mut weights = Mat::<f64>::zeros(positions.len(), columns);
         for (p, row) in block.rows_in(positions) {
             let factor = self.row_factor(row);
             for (j, &w) in self.layer.weights[row * columns..][..columns].iter().enumerate() {
                 weights[(p, j)] = factor * f64::from(w);
             }
-            if let Some(residual) = self.layer.drift.and_then(|drift| drift.residual) {
-                let factor = factor * (1.0 - self.settings.shrinkage);
-                for (j, &input) in self.live.iter().enumerate() {
-                    target[(p, j)] = factor * f64::from(residual[row * columns + input as usize]);
-                }
-            }
         }
-        matmul(target.as_mut(), Accum::Add, weights.as_ref(), cross, 1.0, Par::Seq);
+        matmul(target.as_mut(), Accum::Replace, weights.as_ref(), cross, 1.0, Par::Seq);
         target
     }
 
@@ -294,33 +288,21 @@ impl<'a> Prepared<'a> {
         let diagonal = self.layer.diagonal();
         let this = &*self;
         let moments: Vec<f64> = this.live.iter().map(|&j| diagonal[j as usize]).collect();
-        let results: Vec<BlockTarget> = this
+        let targets: Vec<Vec<Lanes>> = this
             .blocks
             .par_iter()
             .map(|block| {
                 let mut target = lanes(n, block.steps);
-                let mut energy = vec![0.0; block.positions()];
                 this.gather(block, 0..block.positions(), |position, j, w| {
-                    energy[position] += w * w * moments[j];
                     let y = match this.settings.method {
                         Method::RoundToNearest => w,
                         _ => w * (moments[j] + this.damping) / this.pivots[j],
                     };
                     target[j * block.steps + position / LANES][position % LANES] = y as f32;
                 });
-                let total = |(position, row)| (row, energy[position] + this.erased_part(row, 1.0, |_| 0.0));
-                (target, block.rows().map(total).collect())
+                target
             })
             .collect();
-        self.store_targets(results);
-    }
-
-    fn store_targets(&mut self, results: Vec<BlockTarget>) {
-        for (target, energy) in results {
-            self.targets.push(target);
-            for (row, value) in energy {
-                self.energy[row] = value;
-            }
-        }
+        self.targets = targets;
     }
 }

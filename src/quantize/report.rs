@@ -66,9 +66,10 @@ impl Prepared<'_> {
 
     /// Measures what `matrix`, a quantization of this layer, loses.
     pub fn report(&self, matrix: &QuantizedMatrix, c: f64) -> Report {
-        let rows = self.row_distortions(matrix);
+        let rows = self.row_distortions(Some(matrix));
+        let energies = self.row_distortions(None);
         let (mut distortion, mut energy, mut weighted, mut weighted_energy) = (0.0, 0.0, 0.0, 0.0);
-        for (row, (&d, &e)) in rows.iter().zip(&self.energy).enumerate() {
+        for (row, (&d, &e)) in rows.iter().zip(&energies).enumerate() {
             let factor = self.row_factor(row).powi(2);
             weighted += d;
             weighted_energy += e;
@@ -88,18 +89,18 @@ impl Prepared<'_> {
         }
     }
 
-    /// Distortion of each row, of the weighted matrix.
-    fn row_distortions(&self, matrix: &QuantizedMatrix) -> Vec<f64> {
+    /// Distortion of each row, of the weighted matrix; without a matrix, that of zeros: `w Sigma wᵀ`.
+    fn row_distortions(&self, matrix: Option<&QuantizedMatrix>) -> Vec<f64> {
         let n = self.live.len();
-        let scales = column_scales(matrix);
+        let scales = matrix.map_or_else(Vec::new, column_scales);
+        let stream = matrix.map_or(&[][..], |matrix| &matrix.stream);
         let mut live_of = vec![None; self.layer.columns];
         for (index, &input) in self.live.iter().enumerate() {
             live_of[input as usize] = Some(index);
         }
-        let row_scale = |row: usize| match &matrix.row_scales {
-            Some((kind, codes)) => row_scale_value(*kind, codes[row]),
-            None => 1.0,
-        };
+        let row_scales = matrix.and_then(|matrix| matrix.row_scales.as_ref());
+        let row_scale =
+            |row: usize| row_scales.map_or(1.0, |(kind, codes)| row_scale_value(*kind, codes[row]));
         let extra = self.mu + self.damping;
         let parts: Vec<Vec<(usize, f64)>> = self
             .blocks
@@ -113,7 +114,7 @@ impl Prepared<'_> {
                         let factor = self.row_factor(row);
                         let weights = &self.layer.weights[row * self.layer.columns..][..self.layer.columns];
                         let mut line = vec![0.0f64; n];
-                        for (column, &scale) in matrix.stream.iter().zip(&scales) {
+                        for (column, &scale) in stream.iter().zip(&scales) {
                             if let Some(j) = live_of[column.input as usize] {
                                 line[j] += f64::from(scale) * f64::from(column.integers[row]);
                             }

@@ -5,7 +5,7 @@
 //! ([`collect()`]), that of the output head's input ([`collect_head`]), token frequencies for the embedding, and what an
 //! error of each output costs in the loss ([`Sensitivity`], from a [`Tape`] recorded on the way).
 //! Beside these: moments weighted by attention ([`collect_weighted`]) and the drift of a quantized model beside the
-//! original ([`collect_drift`]). One layer at a time: the caller drives a
+//! original ([`SideBySide`]). One layer at a time: the caller drives a
 //! [`LayerRunner`](crate::model::LayerRunner). Sums are f64 over f32 products of fixed blocks, the same bits for any
 //! number of threads. Knows nothing of quantization, and prints nothing.
 //!
@@ -52,6 +52,6 @@ pub use collect::{
     collect, collect_and_advance, collect_head, collect_weighted, input_kinds, Collector, LayerStatistics,
 };
 pub use covariance::{Covariance, CrossMoment};
-pub use drift::{collect_drift, Drift, DriftMoments};
+pub use drift::{Drift, DriftMoments, SideBySide, WantedMoment};
 pub use error::StatsError;
 pub use sensitivity::{smoothed, Sensitivity, SensitivitySettings, Tape};

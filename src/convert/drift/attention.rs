@@ -8,8 +8,9 @@
 use super::{DriftCorrection, Member};
 use crate::convert::error::ConvertError;
 use crate::convert::statistics::TensorStatistics;
-use crate::model::{InputKind, LayerRunner, LayerWeights, Model, ModelError, Observer};
+use crate::model::{InputKind, LayerRunner, LayerWeights, ModelError, Observer};
 use crate::quantize::{reconstruct, DriftedMoments};
+use crate::stats::SideBySide;
 use rayon::prelude::*;
 
 /// Trials of each of the two searches.
@@ -44,24 +45,19 @@ fn heads(runner: &LayerRunner<'_>, weights: &LayerWeights) -> Result<Vec<f32>, C
     Ok(heads.0)
 }
 
-/// A runner of the sequences `chosen` alone, where `runner` stands; `lengths` are those of all of its sequences.
-fn part_of<'m>(
-    runner: &LayerRunner<'m>,
-    model: &'m Model,
-    lengths: &[usize],
-    chosen: impl Fn(usize) -> bool,
-) -> Result<LayerRunner<'m>, ConvertError> {
-    let width = model.hyperparameters().width;
-    let (mut rest, mut hidden, mut kept) = (runner.hidden(), Vec::new(), Vec::new());
+/// The rows of the sequences `chosen`, and their lengths; `lengths` are those of all sequences.
+fn rows_of(values: &[f32], lengths: &[usize], chosen: impl Fn(usize) -> bool) -> (Vec<f32>, Vec<usize>) {
+    let width = values.len() / lengths.iter().sum::<usize>().max(1);
+    let (mut rest, mut rows, mut kept) = (values, Vec::new(), Vec::new());
     for (sequence, &length) in lengths.iter().enumerate() {
         let (own, after) = rest.split_at(length * width);
         rest = after;
         if chosen(sequence) {
-            hidden.extend_from_slice(own);
+            rows.extend_from_slice(own);
             kept.push(length);
         }
     }
-    Ok(LayerRunner::resume(model, &kept, hidden, runner.layer())?)
+    (rows, kept)
 }
 
 /// Where the trials take place.
@@ -70,7 +66,10 @@ pub(super) struct Trials<'a, 'm> {
     group: &'a [Member<'a>],
     statistics: &'a [TensorStatistics],
     covariance: &'a [f32],
-    learned: &'a DriftedMoments,
+    /// The moments learned from, for each tensor.
+    learned: Vec<DriftedMoments>,
+    /// The tensors' weights.
+    original: &'a [Vec<f32>],
     drifted: LayerRunner<'m>,
     weights: &'a LayerWeights,
     wanted: Vec<f32>,
@@ -78,40 +77,47 @@ pub(super) struct Trials<'a, 'm> {
 
 impl<'a, 'm> Trials<'a, 'm> {
     #[allow(clippy::too_many_arguments)]
+    /// `models` have just been at the input of the queries, keys and values.
     pub(super) fn new(
         correction: &'a DriftCorrection<'a>,
         group: &'a [Member<'a>],
+        original: &'a [Vec<f32>],
         statistics: &'a [TensorStatistics],
         covariance: &'a [f32],
-        learned: &'a DriftedMoments,
-        (original, weights): (&LayerRunner<'m>, &LayerWeights),
-        (drifted, replaced): (&LayerRunner<'m>, &'a LayerWeights),
-        chosen: impl Fn(usize) -> bool + Copy,
+        learned: &DriftedMoments,
+        (models, replaced): (&SideBySide<'m>, &'a LayerWeights),
+        chosen: impl Fn(usize) -> bool,
     ) -> Result<Self, ConvertError> {
         let lengths: Vec<usize> = correction.sequences.iter().map(Vec::len).collect();
-        let original = part_of(original, original.model(), &lengths, chosen)?;
+        // The collection that came before has kept what the original model's attention gives.
+        let (wanted, _) = rows_of(models.original().kept(), &lengths, &chosen);
+        let (hidden, kept) = rows_of(models.drifted().hidden(), &lengths, &chosen);
+        let runner = models.drifted();
         Ok(Self {
-            wanted: heads(&original, weights)?,
-            drifted: part_of(drifted, drifted.model(), &lengths, chosen)?,
+            wanted,
+            drifted: LayerRunner::resume(runner.model(), &kept, hidden, runner.layer())?,
             weights: replaced,
             correction,
             group,
             statistics,
             covariance,
-            learned,
+            learned: original.iter().map(|weights| learned.of_outputs(weights)).collect(),
+            original,
         })
     }
 
     /// Squared error of the input of `attn_output` with these shares.
     fn error(&self, share: f64, attended: f64) -> Result<f64, ConvertError> {
-        let blend = self.learned.attend(attended).blend(self.covariance, share);
-        let quantize = |(member, statistics): (&Member, &TensorStatistics)| {
+        let quantize = |number: usize| {
+            let (member, statistics) = (&self.group[number], &self.statistics[number]);
             let quantizer = self.correction.quantizer;
+            let moments = self.learned[number].attend(attended);
+            let blend = moments.blend(self.covariance, &self.original[number], share);
             let matrix = quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
             Ok(reconstruct(&matrix))
         };
         let values: Vec<Vec<f32>> =
-            self.group.par_iter().zip(self.statistics).map(quantize).collect::<Result<_, ConvertError>>()?;
+            (0..self.group.len()).into_par_iter().map(quantize).collect::<Result<_, ConvertError>>()?;
         let mut weights = self.weights.clone();
         for (member, values) in self.group.iter().zip(values) {
             self.correction.set(&mut weights, member, values)?;

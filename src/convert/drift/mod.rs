@@ -7,12 +7,12 @@
 //! hidden state (paper sections "drift correction" and "residual-stream compensation"). How far they are trusted is
 //! decided for each input on sequences that they were not taken from ([`choose_share`]).
 //!
-//! Steps are those of the first pass, but for a budget: what tensors cost more or less than in the first pass is
-//! carried on to those that follow, so that the sum stays.
+//! Steps are those of the first pass, but for a budget: what tensors cost more or less than in the first pass, and what
+//! that pass missed its target by, is carried on to those that follow.
 
 mod attention;
 
-use crate::convert::allocate::{Part, SLOPE};
+use crate::convert::allocate::{Allocated, Part, SLOPE};
 use crate::convert::error::ConvertError;
 use crate::convert::options::MOST_BYTES_AT_ONCE;
 use crate::convert::plan::{Action, PlannedTensor, Role};
@@ -25,15 +25,15 @@ use crate::model::{
     DenseMatrix, InputKind, LayerRunner, LayerWeights, LinearSlot, Model, RowTable, EMBEDDING,
 };
 use crate::payload::{Limits, Payload};
-use crate::quantize::{choose_share, BlendRow, DriftedMoments};
-use crate::stats::{collect_drift, Drift, DriftMoments};
+use crate::quantize::{choose_share, BlendRow, DriftedMoments, Wanted};
+use crate::stats::{Drift, DriftMoments, SideBySide, WantedMoment};
 use attention::Trials;
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
-pub(super) const DRIFT_TOKENS: usize = 1 << 14;
+pub(super) const DRIFT_TOKENS: usize = 3 << 12;
 /// Bytes for each pair of columns that moments and their blends take together; inputs for which that is too much are
 /// not corrected for.
 pub(super) const MOMENT_BYTES: u64 = 48;
@@ -70,10 +70,15 @@ struct Member<'a> {
     key: f64,
 }
 
-/// Keeps the sum of all parts what it was in the first pass.
+/// Brings the sum of all parts to what was aimed at.
 struct Budget {
-    planned: f64,
+    /// Bytes of all tensors at the end.
+    wanted: f64,
+    /// Bytes of those so far: at the first pass's steps, moved to the second's by [`SLOPE`].
+    expected: f64,
+    /// Bytes of those so far.
     stored: f64,
+    /// Bytes of the first pass of those to come.
     planned_left: f64,
     weights_left: f64,
 }
@@ -84,19 +89,36 @@ impl Budget {
         if self.weights_left <= 0.0 {
             return 0.0;
         }
-        let total = self.planned + self.planned_left;
-        let ratio = (self.stored + PRIOR * total) / (self.planned + PRIOR * total);
-        let excess = self.stored + ratio * self.planned_left - total;
+        let prior = PRIOR * self.wanted;
+        let ratio = (self.stored + prior) / (self.expected + prior);
+        let excess = self.stored + ratio * self.planned_left - self.wanted;
         (8.0 * excess / self.weights_left / SLOPE).clamp(-MOST_OCTAVES, MOST_OCTAVES)
     }
 
-    /// Counts a tensor with the bytes of both passes.
-    fn count(&mut self, tensor: &PlannedTensor, first: u64, second: u64) {
-        self.planned += first as f64;
-        self.stored += second as f64;
-        self.planned_left -= first as f64;
-        self.weights_left -= tensor.weights() as f64;
+    /// Counts a tensor with the parts of both passes.
+    fn count(&mut self, tensor: &PlannedTensor, first: &Part, second: &Part) {
+        let weights = tensor.weights() as f64;
+        let octaves = if first.key > 0.0 { (second.key / first.key).log2() } else { 0.0 };
+        self.expected += (first.bytes as f64 - SLOPE * octaves * weights / 8.0).max(0.0);
+        self.stored += second.bytes as f64;
+        self.planned_left -= first.bytes as f64;
+        self.weights_left -= weights;
     }
+}
+
+/// Weights that the second pass may quantize again: of single matrices that are not too wide.
+pub(super) fn corrected_weights(network: &Model, plan: &[PlannedTensor]) -> u64 {
+    let narrow = |slot: &LinearSlot| (slot.shape.columns as u64).pow(2) * MOMENT_BYTES <= MOST_BYTES_AT_ONCE;
+    let names: HashSet<String> = (0..network.hyperparameters().layers)
+        .flat_map(|layer| network.linears(layer))
+        .filter(|slot| slot.experts == 1 && narrow(slot))
+        .map(|slot| slot.tensor)
+        .collect();
+    plan.iter()
+        .filter(|tensor| matches!(tensor.action, Action::Quantize { bits: None, .. }))
+        .filter(|tensor| names.contains(&tensor.info.name))
+        .map(PlannedTensor::weights)
+        .sum()
 }
 
 /// Sequences spread evenly over all, with about [`DRIFT_TOKENS`] tokens.
@@ -113,10 +135,10 @@ pub(super) fn chosen(sequences: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
 }
 
 impl DriftCorrection<'_> {
-    /// Quantizes again; `parts` are those of the first pass. Tensors outside of the blocks, stacks of experts and
+    /// Quantizes again what the first pass left. Tensors outside of the blocks, stacks of experts and
     /// tensors without full statistics keep them.
-    pub(super) fn run(&self, parts: &[Part]) -> Result<Vec<Part>, ConvertError> {
-        let mut found: HashMap<usize, Part> = parts.iter().map(|part| (part.number, *part)).collect();
+    pub(super) fn run(&self, first: &Allocated) -> Result<Vec<Part>, ConvertError> {
+        let mut found: HashMap<usize, Part> = first.parts.iter().map(|part| (part.number, *part)).collect();
         let numbers: HashMap<&str, usize> = self
             .plan
             .iter()
@@ -124,15 +146,15 @@ impl DriftCorrection<'_> {
             .map(|(number, tensor)| (tensor.info.name.as_str(), number))
             .collect();
         // Checks the tokens, which may come from a file.
-        let mut original = LayerRunner::new(self.network, self.sequences)?;
+        let original = LayerRunner::new(self.network, self.sequences)?;
         let mut student = Model::open(self.input.clone())?;
         if let Some(part) = numbers.get(EMBEDDING).and_then(|number| found.get(number)) {
             student.set_embedding(Arc::new(self.embedding(part)?))?;
         }
         let layers = self.network.hyperparameters().layers;
-        let mut budget = self.budget(&found);
+        let mut budget = self.budget(&found, first.excess);
         self.progress.begin("drift", budget.weights_left as u64);
-        let mut drifted = LayerRunner::new(&student, self.sequences)?;
+        let mut models = SideBySide::new(original, LayerRunner::new(&student, self.sequences)?)?;
         for layer in 0..layers {
             let weights = self.network.load_layer(layer)?;
             let mut replaced = weights.clone();
@@ -142,8 +164,7 @@ impl DriftCorrection<'_> {
             for kind in kinds {
                 if kind == InputKind::FeedForward {
                     // The attention's weights are settled.
-                    original.advance_attention(&weights)?;
-                    drifted.advance_attention(&replaced)?;
+                    models.advance_attention(&weights, &replaced)?;
                 }
                 let octaves = budget.octaves();
                 let member = |slot| self.member(slot, &numbers, &found, octaves);
@@ -151,11 +172,10 @@ impl DriftCorrection<'_> {
                     slots.iter().filter(|slot| slot.input == kind).filter_map(member).collect();
                 let (whole, stacks): (Vec<Member>, Vec<Member>) =
                     group.into_iter().partition(|member| member.slot.experts == 1);
-                let runners = (&original, &weights, &drifted, &replaced);
-                for part in self.quantize(&whole, kind, runners)? {
+                for part in self.quantize(&whole, kind, &mut models, (&weights, &replaced))? {
                     let tensor = &self.plan[part.number];
                     if let Some(first) = found.insert(part.number, part) {
-                        budget.count(tensor, first.bytes, part.bytes);
+                        budget.count(tensor, &first, &part);
                     }
                     self.progress.advance(tensor.weights(), &tensor.info.name);
                 }
@@ -163,8 +183,7 @@ impl DriftCorrection<'_> {
                     self.replace(&mut replaced, member, &found)?;
                 }
             }
-            original.advance(&weights, &mut ())?;
-            drifted.advance(&replaced, &mut ())?;
+            models.advance(layer, &weights, &replaced)?;
         }
         let mut parts: Vec<Part> = found.into_values().collect();
         parts.sort_by_key(|part| part.number);
@@ -196,14 +215,16 @@ impl DriftCorrection<'_> {
         Ok(table)
     }
 
-    fn budget(&self, parts: &HashMap<usize, Part>) -> Budget {
-        let mut budget = Budget { planned: 0.0, stored: 0.0, planned_left: 0.0, weights_left: 0.0 };
+    fn budget(&self, parts: &HashMap<usize, Part>, excess: f64) -> Budget {
+        let mut budget =
+            Budget { wanted: -excess, expected: 0.0, stored: 0.0, planned_left: 0.0, weights_left: 0.0 };
         let slots = (0..self.network.hyperparameters().layers).flat_map(|layer| self.network.linears(layer));
         let single: Vec<String> = slots.filter(|slot| slot.experts == 1).map(|slot| slot.tensor).collect();
         for part in parts.values() {
             let tensor = &self.plan[part.number];
             if single.contains(&tensor.info.name) {
                 budget.planned_left += part.bytes as f64;
+                budget.wanted += part.bytes as f64;
                 budget.weights_left += tensor.weights() as f64;
             }
         }
@@ -230,12 +251,8 @@ impl DriftCorrection<'_> {
         &self,
         group: &[Member],
         kind: InputKind,
-        (original, weights, drifted, replaced): (
-            &LayerRunner<'_>,
-            &LayerWeights,
-            &LayerRunner<'_>,
-            &LayerWeights,
-        ),
+        models: &mut SideBySide<'_>,
+        (weights, replaced): (&LayerWeights, &LayerWeights),
     ) -> Result<Vec<Part>, ConvertError> {
         let second = |member: &Member, bytes: usize| Part {
             number: member.first.number,
@@ -256,7 +273,6 @@ impl DriftCorrection<'_> {
         }
         let stride = HELD_OUT.min(self.sequences.len() / 2).max(2);
         let held_out = |sequence: usize| sequence % stride == stride - 1;
-        let drift = collect_drift(original, weights, drifted, replaced, &[kind], held_out)?.pop();
         let statistics: Vec<TensorStatistics> = group
             .iter()
             .map(|member| self.quantizer.statistics(member.tensor, 0))
@@ -265,21 +281,30 @@ impl DriftCorrection<'_> {
             Moment::Full(values) => Some(values),
             Moment::Diagonal(_) => None,
         });
-        let (Some(Drift { learned, held_out: judged, .. }), Some(covariance)) = (drift, full) else {
+        let Some(covariance) = full else {
             return Ok(group.iter().map(|member| member.first).collect());
         };
+        let Drift { learned, held_out: judged, .. } = models.collect(kind, weights, replaced, held_out)?;
         let (own, others) = (learned.tokens(), judged.tokens());
         let (learned, judged) = (dense(learned), dense(judged));
-        let share = self.share(group, &statistics, covariance, &learned, &judged)?;
+        let loaded: Vec<Vec<f32>> = group
+            .iter()
+            .map(|member| self.quantizer.weights(member.tensor, 0))
+            .collect::<Result<_, ConvertError>>()?;
+        let share = self.share(group, &loaded, &statistics, covariance, &learned, &judged);
         let (share, attended) = match learned.attended {
             Some(_) => {
-                let sides = ((original, weights), (drifted, replaced));
-                Trials::new(self, group, &statistics, covariance, &learned, sides.0, sides.1, held_out)?
+                let place = (&*models, replaced);
+                Trials::new(self, group, &loaded, &statistics, covariance, &learned, place, held_out)?
                     .search(share)?
             }
             None => (share, 0.0),
         };
-        let blend = learned.joined(own, &judged, others).attend(attended).blend(covariance, share);
+        // Only a layer alone with its input has outputs that are wanted.
+        let alone = loaded.first().map_or(&[][..], Vec::as_slice);
+        let joined = learned.joined(own, &judged, others).attend(attended);
+        let blend = joined.blend(covariance, alone, share);
+        drop((joined, loaded));
         drop((learned, judged));
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
             let matrix =
@@ -296,30 +321,26 @@ impl DriftCorrection<'_> {
     fn share(
         &self,
         group: &[Member],
+        weights: &[Vec<f32>],
         statistics: &[TensorStatistics],
         covariance: &[f32],
         learned: &DriftedMoments,
         judged: &DriftedMoments,
-    ) -> Result<f64, ConvertError> {
-        let mut weights = Vec::new();
-        for member in group {
-            weights.push(self.quantizer.weights(member.tensor, 0)?);
-        }
+    ) -> f64 {
         let mut rows = Vec::new();
-        for ((member, statistics), weights) in group.iter().zip(statistics).zip(&weights) {
+        for ((member, statistics), weights) in group.iter().zip(statistics).zip(weights) {
             let (count, columns) = (member.tensor.rows(), member.tensor.columns());
             let taken = count.min(JUDGED_ROWS);
             for row in (0..taken).map(|index| index * count / taken) {
                 let importance = statistics.row_weights.as_ref().map_or(1.0, |g| f64::from(g[row]));
                 rows.push(BlendRow {
                     weights: &weights[row * columns..][..columns],
-                    residual: learned.residual.is_some().then_some(row),
+                    output: row,
                     importance: importance * count as f64 / taken as f64,
                 });
             }
         }
-        let (share, _) = choose_share(&rows, covariance, learned, judged, DAMPING);
-        Ok(share)
+        choose_share(&rows, covariance, learned, judged, DAMPING).0
     }
 
     /// Puts the quantized weights of a tensor into the layer of the quantized model.
@@ -375,11 +396,19 @@ impl DriftCorrection<'_> {
 fn dense(moments: DriftMoments) -> DriftedMoments {
     DriftedMoments {
         drifted: moments.drifted.to_dense_f32(),
-        cross: moments.cross.to_dense_f32(),
-        residual: moments.residual.as_ref().map(|residual| residual.to_dense_f32()),
+        wanted: match &moments.wanted {
+            WantedMoment::Inputs(cross) => Wanted::Inputs(cross.to_dense_f32()),
+            WantedMoment::Outputs { moment, diagonal } => {
+                let mean = |sum: &f64| (sum / moments.tokens().max(1) as f64) as f32;
+                Wanted::Outputs {
+                    target: moment.to_dense_f32(),
+                    diagonal: diagonal.iter().map(mean).collect(),
+                }
+            }
+        },
         attended: moments
             .attended
             .as_ref()
-            .map(|(drifted, cross)| (drifted.to_dense_f32(), cross.to_dense_f32())),
+            .map(|(drifted, cross)| (drifted.to_dense_f32(), Wanted::Inputs(cross.to_dense_f32()))),
     }
 }

@@ -345,13 +345,34 @@ impl Architecture for DenseBlock {
         if !received.is_empty() {
             observer.attention(&normed, h.width, &received)?;
         }
-        observer.residual(InputKind::AttentionOutput, hidden)?;
-        observer.input(InputKind::AttentionOutput, &heads, h.heads * h.value_width)?;
+        self.finish_half(Half::Attention, weights, &heads, hidden, observer)
+    }
+
+    fn finish_half(
+        &self,
+        half: Half,
+        weights: &LayerWeights,
+        x: &[f32],
+        hidden: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<(), ModelError> {
+        let h = &self.hyperparameters;
+        let kind = half.last_input();
+        let (role, norm, width) = match half {
+            Half::Attention => ("attn_output", "post_attention_norm", h.heads * h.value_width),
+            Half::FeedForward => ("ffn_down", "post_ffw_norm", h.feed_forward),
+        };
+        let norm = weights.optional_vector(norm);
+        if norm.is_none() {
+            observer.residual(kind, hidden)?;
+        }
+        observer.input(kind, x, width)?;
         if observer.enough() {
             return Ok(());
         }
-        let mut added = weights.linear("attn_output")?.apply(&heads)?;
-        if let Some(scale) = weights.optional_vector("post_attention_norm") {
+        let mut added = weights.linear(role)?.apply(x)?;
+        observer.output(kind, &added)?;
+        if let Some(scale) = norm {
             rms_norm_in_place(&mut added, scale, h.epsilon);
         }
         add_assign(hidden, &added);
@@ -382,18 +403,11 @@ impl DenseBlock {
         if observer.enough() {
             return Ok(());
         }
-        let mut added = match self.feed_forward {
-            FeedForward::Experts(experts) => experts.forward(weights, &normed, h.width, observer)?,
-            _ => {
-                let active = self.activate(weights, &normed)?;
-                observer.residual(InputKind::FeedForwardDown, hidden)?;
-                observer.input(InputKind::FeedForwardDown, &active, h.feed_forward)?;
-                if observer.enough() {
-                    return Ok(());
-                }
-                weights.linear("ffn_down")?.apply(&active)?
-            }
+        let FeedForward::Experts(experts) = self.feed_forward else {
+            let active = self.activate(weights, &normed)?;
+            return self.finish_half(Half::FeedForward, weights, &active, hidden, observer);
         };
+        let mut added = experts.forward(weights, &normed, h.width, observer)?;
         if let Some(scale) = weights.optional_vector("post_ffw_norm") {
             rms_norm_in_place(&mut added, scale, h.epsilon);
         }

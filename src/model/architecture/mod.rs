@@ -45,9 +45,15 @@ pub trait Observer {
         Ok(())
     }
 
-    /// The hidden state (tokens × model width) to which the output of the linear layers of input `kind` will be
-    /// added; called just before [`input`](Self::input), for layers that write to the hidden state.
+    /// The hidden state (tokens × model width) to which the output of the linear layer of input `kind` will be added;
+    /// called just before [`input`](Self::input), for layers that write to the hidden state with no norm between.
     fn residual(&mut self, _kind: InputKind, _hidden: &[f32]) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// What the linear layer whose `input` was just shown gives (tokens × model width, with its bias); for layers that
+    /// write to the hidden state.
+    fn output(&mut self, _kind: InputKind, _y: &[f32]) -> Result<(), ModelError> {
         Ok(())
     }
 
@@ -149,6 +155,16 @@ pub enum Half {
     FeedForward,
 }
 
+impl Half {
+    /// Input of the linear layer that ends it.
+    pub fn last_input(self) -> InputKind {
+        match self {
+            Self::Attention => InputKind::AttentionOutput,
+            Self::FeedForward => InputKind::FeedForwardDown,
+        }
+    }
+}
+
 /// How one kind of model computes. Sizes are checked when it is built.
 pub trait Architecture: Send + Sync {
     /// Sizes of the model.
@@ -174,6 +190,18 @@ pub trait Architecture: Send + Sync {
         weights: &LayerWeights,
         hidden: &mut [f32],
         call: LayerCall<'_>,
+    ) -> Result<(), ModelError>;
+
+    /// The end of a half whose last linear layer was shown the input `x`: shows `x` again, multiplies, and adds to the
+    /// hidden state. With what the half showed it does what [`forward_half`](Self::forward_half) does, to the bit. Not
+    /// for halves that do not show such an input (experts).
+    fn finish_half(
+        &self,
+        half: Half,
+        weights: &LayerWeights,
+        x: &[f32],
+        hidden: &mut [f32],
+        observer: &mut dyn Observer,
     ) -> Result<(), ModelError>;
 
     /// Passes the hidden state (tokens × width, row-major) through one layer, in place.
