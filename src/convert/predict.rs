@@ -293,23 +293,27 @@ fn drift_phase(
     let tokens = options.calibration_tokens.min(DRIFT_TOKENS);
     let linear = linear_weights(plan);
     let widths = input_widths(network);
-    let moments: f64 = widths.iter().map(|&width| (3 * width * width + h.width * width) as f64).sum();
+    // E[x' x'ᵀ], half of which is computed, and the moment with inputs or outputs.
+    let moments: f64 = widths.iter().map(|&width| (width * width + 2 * h.width * width) as f64).sum();
     let widest = widths.into_iter().max().unwrap_or(0) as u64;
     let again = quantizing.iter().find(|phase| phase.name == "quantizing");
     let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
     let hidden = (2 * tokens * h.width * size_of::<f32>()) as u64;
     let table = (h.vocabulary.min(tokens) * h.width * size_of::<f32>()) as u64;
+    // The quantized model's input of the last linear layer at hand is kept for all tokens.
+    let kept = tokens as u64 * widest * size_of::<f32>() as u64;
     // In double precision the moments learned from and held out, in single precision their joint and their blend.
     let moments_bytes =
         (widest * widest * MOMENT_BYTES).min(MOST_BYTES_AT_ONCE) + widest * h.width as u64 * 24;
     PhasePrediction {
         name: "drift",
-        // Each model passes a layer once to go on, and most of it again to show the inputs.
-        seconds: 1.5 * (2.0 * 1.7 * 2.0 * linear + moments) * tokens as f64 / speed.flops
+        // Each model passes a layer once; the held-out part of the quantized one's attention a few times more.
+        seconds: 1.5 * (2.0 * 1.2 * 2.0 * linear + moments) * tokens as f64 / speed.flops
             + again.map_or(0.0, |phase| phase.seconds / PASSES),
         memory: BASE_MEMORY
             + ROUND_MEMORY
             + hidden
+            + kept
             + table
             + 2 * layer_bytes
             + moments_bytes.max(again.map_or(0, |phase| phase.memory - BASE_MEMORY)),

@@ -5,6 +5,7 @@
 //! `row_scale[r] * sum of m[r][p] * x'[p]`: integers times one vector, the same for all rows. Each group g of
 //! [`GROUP_COLUMNS`] consecutive positions is stored as 8-bit integers q and one scale s, x' ≈ s q.
 
+use super::dispatch;
 use super::error::{require, KernelError};
 use super::plan::{PreparedMatrix, GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
@@ -89,60 +90,96 @@ impl PreparedMatrix<'_> {
         let scales = carver.take::<f32>(groups * total);
         let corrections = carver.take::<i32>(groups * total);
         let floats = carver.take::<f32>(positions * batch);
-        let mut sums = [0i32; GROUP_COLUMNS / 4];
-        let mut values = [0.0f32; GROUP_COLUMNS];
-        for (b, x) in x.chunks_exact(self.columns()).enumerate() {
-            let inputs = self.matrix.stream_inputs().chunks(GROUP_COLUMNS);
-            let stream = inputs.zip(self.matrix.stream_scales().chunks(GROUP_COLUMNS));
-            for (group, (inputs, stream_scales)) in stream.enumerate() {
-                let values = &mut values[..inputs.len()];
-                for (value, (&input, &scale)) in values.iter_mut().zip(inputs.iter().zip(stream_scales)) {
-                    *value = if input == PADDING { 0.0 } else { scale * x[input as usize] };
-                }
+        let mut parts = [const { Group::new() }; BLOCK];
+        let inputs = self.matrix.stream_inputs().chunks(GROUP_COLUMNS);
+        let stream = inputs.zip(self.matrix.stream_scales().chunks(GROUP_COLUMNS));
+        // As many numbers as have their terms in one block.
+        let at_once = BLOCK / terms;
+        for b in (0..batch).step_by(at_once) {
+            let parts = &mut parts[..at_once.min(batch - b)];
+            // Vectors of this block, and where it starts.
+            let block_start = b * terms;
+            let vectors = parts.len() * terms;
+            let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
+            for (group, (inputs, stream_scales)) in stream.clone().enumerate() {
                 let first = group * GROUP_COLUMNS;
-                for (position, value) in values.iter().enumerate() {
-                    floats[(first + position) * batch + b] = *value;
+                let offsets = self.word_offsets(group);
+                for (part, x) in parts.iter_mut().zip(x[b * self.columns()..].chunks_exact(self.columns())) {
+                    part.gather(x, inputs, stream_scales);
                 }
-                for vector in b * terms..(b + 1) * terms {
-                    // Vectors of this block, and where its words of four start.
-                    let block_start = vector / BLOCK * BLOCK;
-                    let vectors = BLOCK.min(total - block_start);
-                    let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
-                    let (scale, inverse) = group_scale(values);
-                    scales[group * total + vector] = scale;
-                    for (word, (four, sum)) in
-                        values.as_chunks_mut::<4>().0.iter_mut().zip(&mut sums).enumerate()
-                    {
-                        let q = four.map(|value| round(value * inverse));
-                        let at = (first + 4 * word) * vectors + 4 * (vector - block_start);
-                        block[at..at + 4].copy_from_slice(&q);
-                        *sum = q.iter().map(|&q| i32::from(q)).sum();
-                        if terms > 1 {
-                            four.iter_mut().zip(q).for_each(|(value, q)| *value -= scale * f32::from(q));
-                        }
+                for (position, floats) in
+                    floats[first * batch..].chunks_mut(batch).take(inputs.len()).enumerate()
+                {
+                    for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
+                        *float = part.values[position];
                     }
-                    corrections[group * total + vector] = -self.offset_sum(group, &sums);
+                }
+                let block = &mut block[first * vectors..(first + inputs.len()) * vectors];
+                for (index, part) in parts.iter_mut().enumerate() {
+                    for vector in index * terms..(index + 1) * terms {
+                        let scale = dispatch::quantize(self.isa, part);
+                        scales[group * total + block_start + vector] = scale;
+                        let sum: i32 = offsets.iter().zip(&part.sums).map(|(offset, sum)| offset * sum).sum();
+                        corrections[group * total + block_start + vector] = -sum;
+                        let words = block.as_chunks_mut::<4>().0.iter_mut().skip(vector).step_by(vectors);
+                        words.zip(part.integers.as_chunks::<4>().0).for_each(|(word, four)| *word = *four);
+                    }
                 }
             }
         }
         Ok(Activations { batch, terms, integers, scales, corrections, floats })
     }
 
-    /// Sum of class offset times q over a group; `sums` holds the sums of q over its words of four positions.
-    fn offset_sum(&self, group: usize, sums: &[i32; GROUP_COLUMNS / 4]) -> i32 {
-        let words_per_chunk = self.geometry().columns_per_chunk() / 4;
-        let group_start = group * self.chunks_per_group();
-        let group_end = group_start + self.chunks_per_group();
-        let mut total = 0;
-        for class in &self.classes {
-            let start = class.first_chunk.max(group_start);
-            let end = (class.first_chunk + class.chunks).min(group_end);
-            if start < end {
-                let words = (start - group_start) * words_per_chunk..(end - group_start) * words_per_chunk;
-                total += class.offset * sums[words].iter().sum::<i32>();
-            }
+    /// Class offset of each word of four positions of a group; anything beyond the stream's end.
+    fn word_offsets(&self, group: usize) -> [i32; GROUP_COLUMNS / 4] {
+        let mut offsets = [0; GROUP_COLUMNS / 4];
+        let chunks = group * self.chunks_per_group()..;
+        let words = offsets.chunks_mut(self.geometry().columns_per_chunk() / 4);
+        for (words, chunk) in words.zip(chunks) {
+            words.fill(self.offset_of_chunk(chunk));
         }
-        total
+        offsets
+    }
+}
+
+/// A group of one vector on its way to integers.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// x', zeros beyond the stream's end; after [`Self::quantize`] what the integers leave of it.
+    values: [f32; GROUP_COLUMNS],
+    integers: [i8; GROUP_COLUMNS],
+    /// Sums of the integers of words of four.
+    sums: [i32; GROUP_COLUMNS / 4],
+}
+
+impl Group {
+    const fn new() -> Self {
+        Self { values: [0.0; GROUP_COLUMNS], integers: [0; GROUP_COLUMNS], sums: [0; GROUP_COLUMNS / 4] }
+    }
+
+    /// Takes the values of a group's positions from a vector.
+    fn gather(&mut self, x: &[f32], inputs: &[u32], scales: &[f32]) {
+        for (value, (&input, &scale)) in self.values.iter_mut().zip(inputs.iter().zip(scales)) {
+            *value = if input == PADDING { 0.0 } else { scale * x[input as usize] };
+        }
+        self.values[inputs.len()..].fill(0.0);
+    }
+
+    /// Integers of the values, and their scale, which is returned. Compiled for each instruction set; operations are of
+    /// single elements, so that all give the same bits.
+    #[inline(always)]
+    pub(super) fn quantize(&mut self) -> f32 {
+        let (scale, inverse) = group_scale(&self.values);
+        for (q, value) in self.integers.iter_mut().zip(&self.values) {
+            *q = round(*value * inverse);
+        }
+        for (value, q) in self.values.iter_mut().zip(&self.integers) {
+            *value -= scale * f32::from(*q);
+        }
+        for (sum, four) in self.sums.iter_mut().zip(self.integers.as_chunks::<4>().0) {
+            *sum = four.iter().map(|&q| i32::from(q)).sum();
+        }
+        scale
     }
 }
 
@@ -178,9 +215,10 @@ pub(super) fn lanes_of_term(chunk: &[i8], terms: usize, term: usize) -> [i8; LAN
 }
 
 /// Scale of a group and its inverse.
+#[inline(always)]
 fn group_scale(values: &[f32]) -> (f32, f32) {
     // Bit patterns of absolute values order like the values, and NaN above all.
-    let largest = values.iter().map(|value| value.to_bits() & 0x7FFF_FFFF).max().unwrap_or(0);
+    let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7FFF_FFFF));
     let largest = f32::from_bits(largest);
     if !largest.is_finite() {
         (f32::NAN, 0.0)
@@ -196,6 +234,7 @@ const SMALLEST: f32 = f32::from_bits((127 - 100) << 23);
 
 /// Nearest integer of a value within ±128, ties to even; NaN becomes some integer. Adding 1.5 * 2^23 leaves the
 /// integer in the low bits.
+#[inline(always)]
 fn round(value: f32) -> i8 {
     (value + 12_582_912.0).to_bits() as i8
 }

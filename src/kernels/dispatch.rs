@@ -1,6 +1,6 @@
 //! The one place where an instruction set is chosen.
 
-use super::activations::{BLOCK, MOST_TERMS};
+use super::activations::{Group, BLOCK, MOST_TERMS};
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
@@ -161,14 +161,26 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
     }
 }
 
-/// Panel and place in the panel of a row of a tile, as [`multiply`] leaves them.
-pub(super) fn panel_of_row(isa: Isa, row: usize, columns_per_chunk: usize) -> (usize, usize) {
-    let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
+/// Integers of a group of activations, and their scale: [`Group::quantize`].
+pub(super) fn quantize(isa: Isa, group: &mut Group) -> f32 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets.
+        Isa::Avx512 => unsafe { avx512::quantize(group) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::quantize(group) },
+        _ => group.quantize(),
+    }
+}
+
+/// Places of the rows of a panel, as [`multiply`] leaves them.
+pub(super) fn lanes_of_panel(isa: Isa, columns_per_chunk: usize) -> [usize; PANEL_ROWS] {
     match isa {
         Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 if columns_per_chunk == 16 => {
-            (panel, lane / 4 + lane % 4 * 4)
+            std::array::from_fn(|row| row / 4 + row % 4 * 4)
         }
-        _ => (panel, lane),
+        _ => std::array::from_fn(|row| row),
     }
 }
 

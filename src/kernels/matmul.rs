@@ -41,10 +41,14 @@ impl Output {
         Self { base: unsafe { self.base.add(rows.start) }, rows: rows.len(), ..self }
     }
 
-    fn set(self, vector: usize, row: usize, value: f32) {
-        assert!(vector < self.vectors && row < self.rows);
-        // SAFETY: the buffer holds (vectors - 1) * stride + rows elements from `base` on, by construction.
-        unsafe { *self.base.add(vector * self.stride + row) = value }
+    /// Sets the elements of a vector from row `row` on.
+    fn set(self, vector: usize, row: usize, values: impl ExactSizeIterator<Item = f32>) {
+        let len = values.len();
+        assert!(vector < self.vectors && row <= self.rows && len <= self.rows - row);
+        // SAFETY: the buffer holds (vectors - 1) * stride + rows elements from `base` on, by construction, and nothing
+        // else refers to those of these rows.
+        let to = unsafe { std::slice::from_raw_parts_mut(self.base.add(vector * self.stride + row), len) };
+        to.iter_mut().zip(values).for_each(|(to, value)| *to = value);
     }
 }
 
@@ -122,7 +126,7 @@ impl PreparedMatrix<'_> {
         activations.fits(self)?;
         if self.matrix.tile_count() == 0 {
             for vector in 0..activations.batch {
-                (0..output.rows).for_each(|row| output.set(vector, row, 0.0));
+                (0..output.rows).for_each(|row| output.set(vector, row, [0.0].into_iter()));
             }
             return Ok(());
         }
@@ -205,17 +209,27 @@ impl PreparedMatrix<'_> {
                 return Err(self.first_error(tiles));
             }
             let rows = geometry.rows_in_tile(self.rows(), tile);
-            let tile_index = index;
-            for row in 0..rows {
-                let scale = self.matrix.row_scales().map(|scales| scales[tile * height + row]);
-                let (panel, lane) = dispatch::panel_of_row(self.isa, row, width);
-                let sums = &sums[panel * PANEL_ROWS * count + lane..];
-                let escaped = &escaped[row * numbers.len()..(row + 1) * numbers.len()];
-                for ((index, vector), escaped) in numbers.clone().enumerate().zip(escaped) {
-                    let first = sums[index * terms * PANEL_ROWS];
-                    let sum = if terms == 1 { first } else { first + sums[(index * terms + 1) * PANEL_ROWS] };
-                    let value = sum + escaped;
-                    output.set(vector, tile_index * height + row, scale.map_or(value, |scale| value * scale));
+            let lanes = dispatch::lanes_of_panel(self.isa, width);
+            let row_scales = self.matrix.row_scales();
+            for (panel, sums) in (0..rows).step_by(PANEL_ROWS).zip(sums.chunks(count * PANEL_ROWS)) {
+                let of_panel = panel..rows.min(panel + PANEL_ROWS);
+                let mut scales = [1.0; PANEL_ROWS];
+                if let Some(known) = row_scales {
+                    let known = &known[tile * height..][of_panel.clone()];
+                    scales[..known.len()].copy_from_slice(known);
+                }
+                let escaped = &escaped[of_panel.start * numbers.len()..of_panel.end * numbers.len()];
+                let sums = sums.as_chunks::<PANEL_ROWS>().0.chunks_exact(terms);
+                for ((number, vector), sums) in numbers.clone().enumerate().zip(sums) {
+                    let sum = |lane: usize| match sums {
+                        [first, second] => first[lane] + second[lane],
+                        _ => sums[0][lane],
+                    };
+                    let escaped = escaped.chunks_exact(numbers.len().max(1)).map(|row| row[number]);
+                    let lanes = lanes[..of_panel.len()].iter().zip(escaped).zip(&scales);
+                    // One scalar pass: values put together in memory and read back as a vector would wait for it.
+                    let values = lanes.map(|((&lane, escaped), scale)| (sum(lane) + escaped) * scale);
+                    output.set(vector, index * height + panel, values);
                 }
             }
         }

@@ -140,7 +140,7 @@ impl PreparedMatrix<'_> {
         })
     }
 
-    fn offset_of_chunk(&self, chunk: usize) -> i32 {
+    pub(super) fn offset_of_chunk(&self, chunk: usize) -> i32 {
         let class = self.classes.partition_point(|class| class.first_chunk + class.chunks <= chunk);
         self.classes.get(class).map_or(0, |class| class.offset)
     }

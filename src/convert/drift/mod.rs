@@ -34,9 +34,9 @@ use std::sync::Arc;
 
 /// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
 pub(super) const DRIFT_TOKENS: usize = 3 << 12;
-/// Bytes for each pair of columns that moments and their blends take together; inputs for which that is too much are
-/// not corrected for.
-pub(super) const MOMENT_BYTES: u64 = 48;
+/// Bytes for each pair of columns that moments, their blends and factors take at most (inputs of several layers, which
+/// are narrow, take 48); inputs for which that is too much are not corrected for.
+pub(super) const MOMENT_BYTES: u64 = 32;
 /// Every so many-th sequence is held out to judge by; more of them where there are few.
 const HELD_OUT: usize = 5;
 /// Rows of a tensor that blends are judged by, at most.

@@ -14,7 +14,7 @@ pub(super) use flush::flush;
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx2Table;
 
-use super::activations::{lanes_of_term, MOST_TERMS};
+use super::activations::{lanes_of_term, Group, MOST_TERMS};
 use super::dispatch::{self, Dot};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
@@ -265,4 +265,13 @@ fn product_wide(u: __m256i, x: __m256i) -> __m256i {
         _mm256_madd_epi16(low, _mm256_set1_epi16(1)),
         _mm256_madd_epi16(high, _mm256_set1_epi16(16)),
     )
+}
+
+/// [`Group::quantize`] with wide registers.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
+    group.quantize()
 }

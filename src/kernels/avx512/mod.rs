@@ -19,7 +19,7 @@ pub(super) use flush::flush;
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx512Table;
 
-use super::activations::{lanes_of_term, MOST_TERMS};
+use super::activations::{lanes_of_term, Group, MOST_TERMS};
 use super::dispatch::{self, Dot};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
@@ -353,4 +353,13 @@ fn start_values(start: i32, columns_per_chunk: usize) -> Bytes64 {
         row[..4].copy_from_slice(&start.to_le_bytes());
     }
     values
+}
+
+/// [`Group::quantize`] with wide registers.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
+    group.quantize()
 }
