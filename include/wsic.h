@@ -69,7 +69,7 @@ enum wsic_isa
    */
   WSIC_ISA_AVX2_VNNI = 2,
   /**
-   * AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG.
+   * AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and BITALG.
    */
   WSIC_ISA_AVX512 = 3,
 };

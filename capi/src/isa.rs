@@ -16,7 +16,7 @@ pub enum Isa {
     Avx2 = 1,
     /// AVX2 with the 256-bit dot products of AVX-VNNI or of AVX-512 VNNI and VL.
     Avx2Vnni = 2,
-    /// AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG.
+    /// AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and BITALG.
     Avx512 = 3,
 }
 

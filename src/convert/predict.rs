@@ -4,7 +4,7 @@
 //! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
 //! is what the phases hold at the same time, an upper bound.
 
-use super::drift::{DRIFT_TOKENS, MOMENT_BYTES};
+use super::drift::{moment_bytes, DRIFT_TOKENS};
 use super::error::ConvertError;
 use super::geometry::geometry;
 use super::options::{Calibration, Options, Target, MOST_BYTES_AT_ONCE};
@@ -303,8 +303,11 @@ fn drift_phase(
     // The quantized model's input of the last linear layer at hand is kept for all tokens.
     let kept = tokens as u64 * widest * size_of::<f32>() as u64;
     // In double precision the moments learned from and held out, in single precision their joint and their blend.
-    let moments_bytes =
-        (widest * widest * MOMENT_BYTES).min(MOST_BYTES_AT_ONCE) + widest * h.width as u64 * 24;
+    let bytes = (0..h.layers)
+        .flat_map(|layer| network.linears(layer))
+        .map(|slot| moment_bytes(slot.input, slot.shape.columns))
+        .filter(|&bytes| bytes <= MOST_BYTES_AT_ONCE);
+    let moments_bytes = bytes.max().unwrap_or(0) + widest * h.width as u64 * 24;
     PhasePrediction {
         name: "drift",
         // Each model passes a layer once; the held-out part of the quantized one's attention a few times more.

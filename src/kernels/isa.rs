@@ -15,7 +15,7 @@ pub enum Isa {
     Avx2 = 1,
     /// AVX2 with the 256-bit dot product instructions of AVX-VNNI or of AVX-512 VNNI and VL.
     Avx2Vnni = 2,
-    /// AVX-512 F, BW, VL, VBMI, VBMI2, VNNI and BITALG, and GFNI (Ice Lake, Zen 4 and later).
+    /// AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and BITALG, and GFNI (Ice Lake, Zen 4 and later).
     Avx512 = 3,
 }
 
@@ -60,6 +60,7 @@ impl Isa {
                 has_avx2()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")

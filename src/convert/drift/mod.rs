@@ -34,9 +34,6 @@ use std::sync::Arc;
 
 /// Tokens that the drift is taken from, at most: sequences spread evenly over the calibration's.
 pub(super) const DRIFT_TOKENS: usize = 3 << 12;
-/// Bytes for each pair of columns that moments, their blends and factors take at most (inputs of several layers, which
-/// are narrow, take 48); inputs for which that is too much are not corrected for.
-pub(super) const MOMENT_BYTES: u64 = 32;
 /// Every so many-th sequence is held out to judge by; more of them where there are few.
 const HELD_OUT: usize = 5;
 /// Rows of a tensor that blends are judged by, at most.
@@ -106,12 +103,28 @@ impl Budget {
     }
 }
 
+/// Bytes that moments of an input of this width, their blends and factors take together at most, but for what grows with
+/// rows of weights.
+pub(super) fn moment_bytes(kind: InputKind, width: usize) -> u64 {
+    let per_pair = match kind {
+        // Moments with weighted tokens besides, and those of each tensor in the trials.
+        InputKind::Attention => 112,
+        InputKind::FeedForward | InputKind::Head => 64,
+        InputKind::AttentionOutput | InputKind::FeedForwardDown => 32,
+    };
+    (width as u64).saturating_mul(width as u64).saturating_mul(per_pair)
+}
+
+/// Whether moments of an input are too much for memory: it is not corrected for.
+fn too_wide(kind: InputKind, width: usize) -> bool {
+    moment_bytes(kind, width) > MOST_BYTES_AT_ONCE
+}
+
 /// Weights that the second pass may quantize again: of single matrices that are not too wide.
 pub(super) fn corrected_weights(network: &Model, plan: &[PlannedTensor]) -> u64 {
-    let narrow = |slot: &LinearSlot| (slot.shape.columns as u64).pow(2) * MOMENT_BYTES <= MOST_BYTES_AT_ONCE;
     let names: HashSet<String> = (0..network.hyperparameters().layers)
         .flat_map(|layer| network.linears(layer))
-        .filter(|slot| slot.experts == 1 && narrow(slot))
+        .filter(|slot| slot.experts == 1 && !too_wide(slot.input, slot.shape.columns))
         .map(|slot| slot.tensor)
         .collect();
     plan.iter()
@@ -264,8 +277,7 @@ impl DriftCorrection<'_> {
             let payload = self.spool.find(self.plan.len() + member.first.number, member.key)?;
             Some(second(member, payload.len()))
         };
-        let width = group.first().map_or(0, |member| member.tensor.columns() as u64);
-        if width * width * MOMENT_BYTES > MOST_BYTES_AT_ONCE {
+        if group.first().is_some_and(|member| too_wide(kind, member.tensor.columns())) {
             return Ok(group.iter().map(|member| member.first).collect());
         }
         if let Some(parts) = group.iter().map(known).collect::<Option<Vec<Part>>>() {
