@@ -10,7 +10,7 @@ use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Through
 use std::hint::black_box;
 use std::time::Duration;
 use wsic::kernels::measure::synthetic_payload;
-use wsic::kernels::{Isa, PreparedMatrix, Scratch};
+use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch};
 use wsic::payload::{Limits, Payload};
 
 const SHAPES: [(usize, usize); 4] = [(4096, 4096), (4096, 14336), (576, 1536), (2048, 8192)];
@@ -62,9 +62,9 @@ fn one_isa(c: &mut Criterion, bytes: &[u8], name: &str, isa: Isa) {
     let x = vector(columns);
     let mut y = vec![0.0; rows];
 
-    let mut buffer = vec![0; plan.activation_bytes(1)];
-    let activations = plan.prepare(&x, 1, &mut buffer).unwrap();
-    let mut scratch = Scratch::with_bytes(plan.matvec_scratch());
+    let mut buffer = vec![0; plan.activation_bytes(1, Rounding::OneTerm)];
+    let activations = plan.prepare(&x, 1, Rounding::OneTerm, &mut buffer).unwrap();
+    let mut scratch = Scratch::with_bytes(plan.matvec_scratch(Rounding::OneTerm));
     let mut group = c.benchmark_group(format!("matvec/{isa}"));
     group.throughput(Throughput::Elements(weights));
     group.bench_function(BenchmarkId::new("warm", name), |b| {
@@ -86,9 +86,9 @@ fn one_isa(c: &mut Criterion, bytes: &[u8], name: &str, isa: Isa) {
     for batch in BATCHES {
         let x = vector(columns * batch);
         let mut y = vec![0.0; rows * batch];
-        let mut buffer = vec![0; plan.activation_bytes(batch)];
-        let activations = plan.prepare(&x, batch, &mut buffer).unwrap();
-        let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch));
+        let mut buffer = vec![0; plan.activation_bytes(batch, Rounding::OneTerm)];
+        let activations = plan.prepare(&x, batch, Rounding::OneTerm, &mut buffer).unwrap();
+        let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, Rounding::OneTerm));
         group.throughput(Throughput::Elements(weights * batch as u64));
         group.bench_function(BenchmarkId::new(batch.to_string(), name), |b| {
             b.iter(|| plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap());

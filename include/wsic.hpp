@@ -89,17 +89,18 @@ public:
         return rows;
     }
 
-    /// Prepares `batch` vectors of `shape().columns` elements each, one after the other.
-    void prepare(const float * x, std::size_t batch, Activations & activations, std::size_t matrix = 0) const {
+    /// Prepares `batch` vectors of `shape().columns` elements each, one after the other; `mixed` as wsic_prepare_mixed.
+    void prepare(const float * x, std::size_t batch, Activations & activations, std::size_t matrix = 0,
+                 bool mixed = false) const {
         std::size_t bytes = 0;
         detail::require(wsic_activation_bytes(handle_.get(), matrix, batch, &bytes));
         if (activations.buffer_.size() < bytes) {
             activations.buffer_.resize(bytes);
         }
         wsic_error error;
-        detail::require(wsic_prepare(handle_.get(), matrix, x, batch * shape().columns, batch,
-                                     activations.buffer_.data(), activations.buffer_.size(), &activations.handle_,
-                                     &error),
+        const auto function = mixed ? wsic_prepare_mixed : wsic_prepare;
+        detail::require(function(handle_.get(), matrix, x, batch * shape().columns, batch, activations.buffer_.data(),
+                                 activations.buffer_.size(), &activations.handle_, &error),
                         error);
         activations.batch_ = batch;
     }

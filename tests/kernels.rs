@@ -3,17 +3,17 @@
 mod common;
 
 use common::{matrix, Random, Recipe};
-use wsic::kernels::{Isa, PreparedMatrix, Scratch, GROUP_COLUMNS};
+use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS};
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, PADDING};
 
 /// The matvec of the contract, from the integers of the scalar definition.
 fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
-    reference_of_terms(matrix, x, 1)
+    reference_of(matrix, x, Rounding::OneTerm)
 }
 
-/// The same for activations of one or two terms.
-fn reference_of_terms(matrix: &Matrix<'_>, x: &[f32], terms: usize) -> Vec<f32> {
+/// The same for activations rounded in some way.
+fn reference_of(matrix: &Matrix<'_>, x: &[f32], rounding: Rounding) -> Vec<f32> {
     let (rows, width) = (matrix.rows(), matrix.stream_length());
     let prepared: Vec<f32> = matrix
         .stream_inputs()
@@ -22,7 +22,11 @@ fn reference_of_terms(matrix: &Matrix<'_>, x: &[f32], terms: usize) -> Vec<f32> 
         .map(|(&input, &scale)| if input == PADDING { 0.0 } else { scale * x[input as usize] })
         .collect();
     let mut rest = prepared.clone();
-    let terms: Vec<Vec<(f32, Vec<i32>)>> = (0..terms).map(|_| term(&mut rest)).collect();
+    let terms: Vec<Terms> = match rounding {
+        Rounding::OneTerm => vec![term(&mut rest)],
+        Rounding::TwoTerms => vec![term(&mut rest), term(&mut rest)],
+        Rounding::Mixed => vec![mixed(&rest)],
+    };
     let mut y = vec![0.0f32; rows];
     let height = matrix.geometry().rows_per_tile();
     for tile in 0..matrix.tile_count() {
@@ -57,8 +61,37 @@ fn reference_of_terms(matrix: &Matrix<'_>, x: &[f32], terms: usize) -> Vec<f32> 
     y
 }
 
+/// Scale and integers of each group.
+type Terms = Vec<(f32, Vec<i32>)>;
+
+/// Eight bits, and fifteen for words that are far larger than the others of their group.
+fn mixed(values: &[f32]) -> Terms {
+    let of_group = |group: &[f32]| {
+        let largest_of = |word: usize| {
+            let start = (4 * word).min(group.len());
+            let word = &group[start..(start + 4).min(group.len())];
+            word.iter().fold(0.0f32, |a, v| a.max(v.abs()))
+        };
+        let words: Vec<f32> = (0..32).map(largest_of).collect();
+        let top = words.iter().copied().fold(0.0, f32::max);
+        if top < 2f32.powi(-100) {
+            return (0.0, vec![0; group.len()]);
+        }
+        let floor = top.to_bits().saturating_sub(1 << 26);
+        let threshold: u32 = (1 << 24) + words.iter().map(|w| w.to_bits().max(floor) / 32).sum::<u32>();
+        let small = words.iter().copied().filter(|w| w.to_bits() <= threshold);
+        let bulk = small.fold(0.0, f32::max);
+        let (scale, inverse) = match 128.0 * bulk >= top {
+            true => (bulk / 127.0, 127.0 / bulk),
+            false => (top / 16256.0, 16256.0 / top),
+        };
+        (scale, group.iter().map(|v| (v * inverse).round_ties_even() as i32).collect())
+    };
+    values.chunks(GROUP_COLUMNS).map(of_group).collect()
+}
+
 /// Scales and integers of each group, and what they leave.
-fn term(values: &mut [f32]) -> Vec<(f32, Vec<i32>)> {
+fn term(values: &mut [f32]) -> Terms {
     let of_group = |group: &mut [f32]| {
         let largest = group.iter().fold(0.0f32, |a, v| a.max(v.abs()));
         if largest < 2f32.powi(-100) {
@@ -129,10 +162,10 @@ fn matvec_is_the_contract_on_every_instruction_set() {
         let expected = reference(matrix, &x);
         for isa in Isa::all_available() {
             let plan = PreparedMatrix::with_isa(matrix, isa);
-            let mut buffer = vec![0; plan.activation_bytes(1)];
-            let activations = plan.prepare(&x, 1, &mut buffer).unwrap();
+            let mut buffer = vec![0; plan.activation_bytes(1, Rounding::OneTerm)];
+            let activations = plan.prepare(&x, 1, Rounding::OneTerm, &mut buffer).unwrap();
             let mut y = vec![f32::NAN; recipe.rows];
-            let mut scratch = Scratch::with_bytes(plan.matvec_scratch());
+            let mut scratch = Scratch::with_bytes(plan.matvec_scratch(Rounding::OneTerm));
             plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
             assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?}");
             let mut y = vec![f32::NAN; recipe.rows];
@@ -157,9 +190,9 @@ fn matmul_is_matvec_for_every_vector() {
                 let mut y = vec![f32::NAN; recipe.rows * batch];
                 plan.matmul_threads(&x, batch, &mut y, 2).unwrap();
                 assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
-                let mut buffer = vec![0; plan.activation_bytes(batch)];
-                let activations = plan.prepare(&x, batch, &mut buffer).unwrap();
-                let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch));
+                let mut buffer = vec![0; plan.activation_bytes(batch, Rounding::OneTerm)];
+                let activations = plan.prepare(&x, batch, Rounding::OneTerm, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, Rounding::OneTerm));
                 plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
                 assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
             }
@@ -206,48 +239,67 @@ fn integers_and_weights_are_those_of_the_definition() {
 }
 
 #[test]
-fn two_terms_are_the_contract_and_as_good_as_floats() {
+fn finer_roundings_are_the_contract_and_better() {
     for_each_shape(|matrix, recipe, random| {
-        for batch in [1, 3, 150] {
+        for (rounding, batch) in [Rounding::TwoTerms, Rounding::Mixed]
+            .into_iter()
+            .flat_map(|rounding| [1, 3, 150].map(|batch| (rounding, batch)))
+        {
             let mut x = vector(recipe.columns * batch, random);
             // One column has nearly all of the energy.
             x.iter_mut().step_by(recipe.columns).for_each(|x| *x *= 500.0);
             let expected: Vec<_> =
-                x.chunks(recipe.columns).map(|x| reference_of_terms(matrix, x, 2)).collect();
+                x.chunks(recipe.columns).map(|x| reference_of(matrix, x, rounding)).collect();
             let mut weights = vec![0.0; recipe.rows * recipe.columns];
             let height = matrix.geometry().rows_per_tile();
             for (tile, weights) in weights.chunks_mut(height * recipe.columns).enumerate() {
                 matrix.dequantize_tile(tile, &mut Vec::new(), weights).unwrap();
             }
-            // What a term leaves is at most a 254th of its group's largest value; values below that are lost to the
-            // first term, and their errors are small to begin with.
-            let (mut one, mut two, mut energy) = (0.0, 0.0, 0.0);
+            // Values below a 254th of their group's largest are lost to the first term, and their errors are small to
+            // begin with.
+            let (mut coarse, mut fine, mut energy) = (0.0, 0.0, 0.0);
             for (x, y) in x.chunks(recipe.columns).zip(&expected) {
                 let rounded = reference(matrix, x);
                 for (weights, (y, rounded)) in weights.chunks(recipe.columns).zip(y.iter().zip(rounded)) {
                     let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                    one += (exact - f64::from(rounded)).powi(2);
-                    two += (exact - f64::from(*y)).powi(2);
+                    coarse += (exact - f64::from(rounded)).powi(2);
+                    fine += (exact - f64::from(*y)).powi(2);
                     energy += exact * exact;
                 }
             }
-            assert!(two <= one / 50.0 + 1e-12 * energy, "{one} {two} {energy} {recipe:?}");
+            // Of several groups only one has the large column.
+            let better = if rounding == Rounding::TwoTerms { 50.0 } else { 1.0 };
+            assert!(
+                fine <= coarse / better + 1e-12 * energy,
+                "{coarse} {fine} {energy} {recipe:?} {rounding:?}"
+            );
             let expected = bits(&expected.concat());
             for isa in Isa::all_available() {
                 if batch == 150 && recipe.rows > 600 {
                     continue;
                 }
                 let plan = PreparedMatrix::with_isa(matrix, isa);
-                let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, 2)];
-                let activations = plan.prepare_terms(&x, batch, 2, &mut buffer).unwrap();
-                let mut scratch = Scratch::with_bytes(plan.matmul_scratch_of_terms(batch, 2));
+                let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
+                let activations = plan.prepare(&x, batch, rounding, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, rounding));
                 let mut y = vec![f32::NAN; recipe.rows * batch];
                 plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
-                assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
+                assert_eq!(bits(&y), expected, "{isa} {recipe:?} {rounding:?} batch {batch}");
                 if batch == 1 {
                     plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
-                    assert_eq!(bits(&y), expected, "{isa} {recipe:?} matvec");
+                    assert_eq!(bits(&y), expected, "{isa} {recipe:?} {rounding:?} matvec");
                 }
+                // In parts, in any order.
+                let mut other = vec![0xA5; buffer.len()];
+                let activations = plan.prepare_by(&x, batch, rounding, &mut other, |whole| {
+                    let (mut a, b) = whole.halves();
+                    let (mut b, mut c) = b.halves();
+                    c.run();
+                    a.run();
+                    b.run();
+                });
+                plan.matmul(0..plan.tiles(), &activations.unwrap(), &mut y, scratch.as_bytes()).unwrap();
+                assert_eq!(bits(&y), expected, "{isa} {recipe:?} {rounding:?} batch {batch} in parts");
             }
         }
     });

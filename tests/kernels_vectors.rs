@@ -5,7 +5,7 @@ mod common;
 
 use common::forge::{payload, Class, Entry, Plan, Table};
 use std::path::PathBuf;
-use wsic::kernels::{Isa, KernelError, PreparedMatrix, Scratch};
+use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch};
 use wsic::payload::{ErrorKind, Limits, Matrix, Payload};
 
 /// The payloads that open.
@@ -158,7 +158,8 @@ fn the_first_of_several_damaged_tiles_is_named() {
     let matrix = &payload.matrices()[0];
     for isa in Isa::all_available() {
         let plan = PreparedMatrix::with_isa(matrix, isa);
-        let mut scratch = Scratch::with_bytes(plan.dequantize_scratch().max(plan.matmul_scratch(3)));
+        let mut scratch =
+            Scratch::with_bytes(plan.dequantize_scratch().max(plan.matmul_scratch(3, Rounding::Mixed)));
         let scratch = scratch.as_bytes();
         for start in 0..ROWS {
             let (tiles, rows) = (start..ROWS, ROWS - start);
@@ -168,9 +169,11 @@ fn the_first_of_several_damaged_tiles_is_named() {
             assert_eq!(done, wanted, "{isa}: integers from tile {start}");
             let done = plan.dequantize_rows(tiles.clone(), &mut vec![0.0; rows * 64], scratch);
             assert_eq!(done, wanted, "{isa}: weights from tile {start}");
-            for batch in [1, 3] {
-                let mut buffer = vec![0; plan.activation_bytes(batch)];
-                let activations = plan.prepare(&vec![1.0; batch * 64], batch, &mut buffer).unwrap();
+            let ways =
+                [(1, Rounding::OneTerm), (1, Rounding::Mixed), (3, Rounding::Mixed), (3, Rounding::OneTerm)];
+            for (batch, rounding) in ways {
+                let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
+                let activations = plan.prepare(&vec![1.0; batch * 64], batch, rounding, &mut buffer).unwrap();
                 let done = plan.matmul(tiles.clone(), &activations, &mut vec![0.0; batch * rows], scratch);
                 assert_eq!(done, wanted, "{isa}: product from tile {start}");
             }

@@ -11,7 +11,7 @@ use common::{matrix, Random, Recipe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use wsic::kernels::{Isa, PreparedMatrix, Scratch};
+use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch};
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Payload, PayloadError, ScaleKind, Trellis};
 
@@ -103,15 +103,15 @@ fn vector(columns: usize) -> Vec<f32> {
 }
 
 /// Products of all matrices by the library.
-fn products(bytes: &[u8], terms: usize) -> Result<Vec<u8>, PayloadError> {
+fn products(bytes: &[u8], rounding: Rounding) -> Result<Vec<u8>, PayloadError> {
     let limits = Limits::default();
     let payload = Payload::open(bytes, &limits)?;
     let mut all = Vec::new();
     for matrix in payload.matrices() {
         let plan = PreparedMatrix::with_isa(matrix, Isa::selected());
-        let mut buffer = vec![0; plan.activation_bytes_of_terms(1, terms)];
-        let activations = plan.prepare_terms(&vector(plan.columns()), 1, terms, &mut buffer).unwrap();
-        let mut scratch = Scratch::with_bytes(plan.matmul_scratch_of_terms(1, terms));
+        let mut buffer = vec![0; plan.activation_bytes(1, rounding)];
+        let activations = plan.prepare(&vector(plan.columns()), 1, rounding, &mut buffer).unwrap();
+        let mut scratch = Scratch::with_bytes(plan.matmul_scratch(1, rounding));
         let mut y = vec![f32::NAN; plan.rows()];
         match plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()) {
             Ok(()) => all.extend(y.iter().flat_map(|y| y.to_le_bytes())),
@@ -125,8 +125,8 @@ fn products(bytes: &[u8], terms: usize) -> Result<Vec<u8>, PayloadError> {
 /// Has every program multiply the payloads, and compares verdicts and products with the library's.
 fn compare(payloads: &[Vec<u8>]) {
     let names: Vec<String> = (0..payloads.len()).map(|index| format!("{index}.wsic")).collect();
-    for terms in 1..=2 {
-        let expected: Vec<_> = payloads.iter().map(|bytes| products(bytes, terms)).collect();
+    for (terms, rounding) in [(1, Rounding::OneTerm), (2, Rounding::TwoTerms)] {
+        let expected: Vec<_> = payloads.iter().map(|bytes| products(bytes, rounding)).collect();
         for (what, program) in programs() {
             let folder = tempfile::tempdir().unwrap();
             for (name, bytes) in names.iter().zip(payloads) {

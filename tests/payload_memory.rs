@@ -9,6 +9,7 @@ use common::mutate::mutate;
 use common::Random;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use wsic::kernels::Rounding::{Mixed, OneTerm, TwoTerms};
 use wsic::kernels::{Isa, PreparedMatrix};
 use wsic::payload::{Limits, Payload};
 
@@ -96,13 +97,13 @@ fn operations(plan: &PreparedMatrix<'_>) -> (usize, bool) {
     watch(&mut || plan.decode_rows(0..tiles, &mut integers, &mut scratch).is_ok());
     watch(&mut || plan.dequantize_rows(0..tiles, &mut weights, &mut scratch).is_ok());
     watch(&mut || plan.get_rows(&wanted, &mut few, &mut scratch).is_ok());
-    for (batch, terms) in [(1, 1), (1, 2), (3, 2)] {
+    for (batch, rounding) in [(1, OneTerm), (1, TwoTerms), (3, TwoTerms), (9, Mixed)] {
         let x = vec![0.5; batch * columns];
-        let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, terms)];
-        let mut memory = vec![0; plan.matmul_scratch_of_terms(batch, terms)];
+        let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
+        let mut memory = vec![0; plan.matmul_scratch(batch, rounding)];
         let mut y = vec![0.0; batch * rows];
-        watch(&mut || plan.prepare_terms(&x, batch, terms, &mut buffer).is_ok());
-        let prepared = plan.prepare_terms(&x, batch, terms, &mut buffer).expect("buffers of the right sizes");
+        watch(&mut || plan.prepare(&x, batch, rounding, &mut buffer).is_ok());
+        let prepared = plan.prepare(&x, batch, rounding, &mut buffer).expect("buffers of the right sizes");
         watch(&mut || plan.matmul(0..tiles, &prepared, &mut y, &mut memory).is_ok());
         if batch == 1 {
             watch(&mut || plan.matvec(0..tiles, &prepared, &mut y, &mut memory).is_ok());

@@ -6,7 +6,7 @@ mod common;
 
 use common::forge::{payload, Bits, Class, Entry, Plan, Table};
 use std::time::Duration;
-use wsic::kernels::{Isa, PreparedMatrix};
+use wsic::kernels::{Isa, PreparedMatrix, Rounding};
 use wsic::payload::{Limits, Payload};
 
 fn plan(rows: usize, columns: usize, width: usize, steps: usize) -> Plan {
@@ -95,11 +95,12 @@ fn kernels(bytes: &[u8], isa: Isa) {
         let tiles = 0..plan.tiles();
         let mut integers = vec![0; plan.rows() * matrix.stream_length()];
         let mut y = vec![0.0; plan.rows()];
-        let mut scratch = vec![0; plan.decode_scratch().max(plan.matvec_scratch())];
+        let mut scratch = vec![0; plan.decode_scratch().max(plan.matvec_scratch(Rounding::OneTerm))];
         let _ = plan.decode_rows(tiles.clone(), &mut integers, &mut scratch);
-        let mut buffer = vec![0; plan.activation_bytes(1)];
+        let mut buffer = vec![0; plan.activation_bytes(1, Rounding::OneTerm)];
         let x = vec![1.0; plan.columns()];
-        let activations = plan.prepare(&x, 1, &mut buffer).expect("buffers of the right sizes");
+        let activations =
+            plan.prepare(&x, 1, Rounding::OneTerm, &mut buffer).expect("buffers of the right sizes");
         let _ = plan.matvec(tiles, &activations, &mut y, &mut scratch);
     }
 }

@@ -4,7 +4,7 @@ use crate::arguments::{addresses, apart, checked, reference, require_length, sli
 use crate::status::{guarded, Error, Failure, Status};
 use crate::tensor::Tensor;
 use std::ops::Range;
-use wsic_core::kernels::{self, PreparedMatrix};
+use wsic_core::kernels::{self, PreparedMatrix, Rounding};
 
 /// Activation vectors prepared for one matrix. They live in a buffer of the caller.
 #[derive(Debug)]
@@ -33,15 +33,15 @@ impl Activations {
     }
 }
 
-/// Integers that stand for one activation: two are as good as floats, one is not (see `prepare_terms`).
-const TERMS: usize = 2;
+/// What activations may be rounded to: sizes are those of the larger.
+const ROUNDINGS: [Rounding; 2] = [Rounding::TwoTerms, Rounding::Mixed];
 
 /// Tiles whose products are put into the caller's rows at a time: a multiple of what any kernel decodes in turn.
 const TILES_AT_A_TIME: usize = 12;
 
 /// Refuses numbers of vectors for which sizes might overflow, and zero.
 fn check_batch(plan: &PreparedMatrix<'_>, batch: usize) -> Result<(), Failure> {
-    let numbers = TERMS * (plan.matrix().stream_length() + plan.rows() + plan.columns() + (1 << 20));
+    let numbers = 2 * (plan.matrix().stream_length() + plan.rows() + plan.columns() + (1 << 20));
     let most = isize::MAX as usize / 64 / numbers;
     if batch == 0 || batch > most {
         let failure = Failure::Number {
@@ -65,10 +65,17 @@ fn staging(plan: &PreparedMatrix<'_>, batch: usize) -> usize {
 
 /// Scratch of a product of `batch` vectors.
 fn product_scratch(plan: &PreparedMatrix<'_>, batch: usize) -> usize {
-    plan.matmul_scratch_of_terms(batch, TERMS) + staging(plan, batch) * size_of::<f32>() + align_of::<f32>()
+    let [fine, mixed] = ROUNDINGS.map(|rounding| plan.matmul_scratch(batch, rounding));
+    fine.max(mixed) + staging(plan, batch) * size_of::<f32>() + align_of::<f32>()
 }
 
-/// Stores the size in bytes of the buffer that wsic_prepare needs for `batch` vectors.
+/// Bytes of a buffer for `batch` vectors in any rounding.
+fn activation_bytes(plan: &PreparedMatrix<'_>, batch: usize) -> usize {
+    let [fine, mixed] = ROUNDINGS.map(|rounding| plan.activation_bytes(batch, rounding));
+    fine.max(mixed)
+}
+
+/// Stores the size in bytes of the buffer that wsic_prepare and wsic_prepare_mixed need for `batch` vectors.
 ///
 /// # Safety
 /// `tensor` is null or open; `bytes` may be written.
@@ -83,9 +90,7 @@ pub unsafe extern "C" fn wsic_activation_bytes(
         // SAFETY: the caller's promise.
         let plan = unsafe { reference(tensor, "tensor") }?.matrix(matrix)?;
         check_batch(plan, batch)?;
-        let needed = align_of::<Activations>()
-            + size_of::<Activations>()
-            + plan.activation_bytes_of_terms(batch, TERMS);
+        let needed = align_of::<Activations>() + size_of::<Activations>() + activation_bytes(plan, batch);
         // SAFETY: the caller's promise.
         unsafe { store(bytes, "bytes", needed) }
     };
@@ -94,7 +99,8 @@ pub unsafe extern "C" fn wsic_activation_bytes(
 }
 
 /// Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
-/// scale for each 128 columns. Element c of vector b is x[b * columns + c], so `x_length` is batch * columns.
+/// scale for each 128 columns. That is as good as floats. Element c of vector b is x[b * columns + c], so `x_length` is
+/// batch * columns.
 ///
 /// `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in
 /// `activations`; it is valid until the buffer is written or freed or the tensor is closed, has to stay where it is, and
@@ -114,6 +120,52 @@ pub unsafe extern "C" fn wsic_prepare(
     activations: *mut *const Activations,
     error: *mut Error,
 ) -> Status {
+    let into = Destination { buffer, buffer_length, activations };
+    // SAFETY: the caller's promise.
+    unsafe { prepare(tensor, matrix, (x, x_length), batch, Rounding::TwoTerms, into, error) }
+}
+
+/// As wsic_prepare, with coarser numbers: 8 bits, and 15 for the few columns that are far larger than the others of their
+/// 128. Products of many vectors, a prompt's, are up to twice as fast; those of one vector are slower, and errors are
+/// those of 8-bit activations without outliers.
+///
+/// # Safety
+/// As wsic_prepare.
+#[no_mangle]
+pub unsafe extern "C" fn wsic_prepare_mixed(
+    tensor: *const Tensor,
+    matrix: usize,
+    x: *const f32,
+    x_length: usize,
+    batch: usize,
+    buffer: *mut u8,
+    buffer_length: usize,
+    activations: *mut *const Activations,
+    error: *mut Error,
+) -> Status {
+    let into = Destination { buffer, buffer_length, activations };
+    // SAFETY: the caller's promise.
+    unsafe { prepare(tensor, matrix, (x, x_length), batch, Rounding::Mixed, into, error) }
+}
+
+/// Where prepared activations go.
+struct Destination {
+    buffer: *mut u8,
+    buffer_length: usize,
+    activations: *mut *const Activations,
+}
+
+/// # Safety
+/// As wsic_prepare.
+unsafe fn prepare(
+    tensor: *const Tensor,
+    matrix: usize,
+    (x, x_length): (*const f32, usize),
+    batch: usize,
+    rounding: Rounding,
+    Destination { buffer, buffer_length, activations }: Destination,
+    error: *mut Error,
+) -> Status {
     let body = || {
         // SAFETY: the caller's promise.
         let tensor = unsafe { reference(tensor, "tensor") }?;
@@ -130,7 +182,7 @@ pub unsafe extern "C" fn wsic_prepare(
         let skip = buffer.as_ptr().align_offset(align_of::<Activations>());
         let needed = skip.saturating_add(size_of::<Activations>());
         let Some((head, rest)) = buffer.split_at_mut_checked(needed) else {
-            let expected = needed + plan.activation_bytes_of_terms(batch, TERMS);
+            let expected = needed + activation_bytes(plan, batch);
             return Err(Failure::Number {
                 status: Status::BadLength,
                 what: "bytes of the buffer",
@@ -139,7 +191,7 @@ pub unsafe extern "C" fn wsic_prepare(
             });
         };
         let handle: *mut Activations = head[skip..].as_mut_ptr().cast();
-        let prepared = plan.prepare_terms(x, batch, TERMS, rest)?;
+        let prepared = plan.prepare(x, batch, rounding, rest)?;
         // SAFETY: aligned by `skip`, with room by `needed`, in memory that this call may write.
         unsafe {
             store(handle, "buffer", Activations { tensor: tensor.serial, matrix, buffer: range, prepared })?

@@ -65,5 +65,5 @@ fn every_exported_function_is_declared() {
             count += 1;
         }
     }
-    assert_eq!(count, 26);
+    assert_eq!(count, 27);
 }

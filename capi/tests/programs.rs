@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use wsic_core::kernels::{Isa, PreparedMatrix};
+use wsic_core::kernels::{Isa, PreparedMatrix, Rounding};
 use wsic_core::payload::{crc32c, Limits, Payload};
 
 fn root() -> &'static Path {
@@ -101,9 +101,9 @@ fn products(path: &Path) -> Vec<Vec<f32>> {
     let product = |matrix| {
         let plan = PreparedMatrix::with_isa(matrix, Isa::Scalar);
         let mut y = vec![0.0; plan.rows()];
-        let mut buffer = vec![0; plan.activation_bytes_of_terms(1, 2)];
-        let activations = plan.prepare_terms(&input(plan.columns()), 1, 2, &mut buffer).unwrap();
-        let mut scratch = vec![0; plan.matmul_scratch_of_terms(1, 2)];
+        let mut buffer = vec![0; plan.activation_bytes(1, Rounding::TwoTerms)];
+        let activations = plan.prepare(&input(plan.columns()), 1, Rounding::TwoTerms, &mut buffer).unwrap();
+        let mut scratch = vec![0; plan.matmul_scratch(1, Rounding::TwoTerms)];
         plan.matvec(0..plan.tiles(), &activations, &mut y, &mut scratch)
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         y

@@ -95,6 +95,17 @@ extern "C" {
         activations: *mut *const c_void,
         error: *mut Error,
     ) -> i32;
+    fn wsic_prepare_mixed(
+        tensor: Tensor,
+        matrix: usize,
+        x: *const f32,
+        x_length: usize,
+        batch: usize,
+        buffer: *mut u8,
+        buffer_length: usize,
+        activations: *mut *const c_void,
+        error: *mut Error,
+    ) -> i32;
     fn wsic_matvec(
         tensor: Tensor,
         matrix: usize,
@@ -458,7 +469,8 @@ impl Opened<'_> {
         // SAFETY: buffers have these sizes.
         let status = unsafe {
             let (tensor, handle) = (self.tensor, &mut handle);
-            wsic_prepare(tensor, at, x.pointer, x.length, batch, buffer, bytes, handle, &mut error)
+            let prepare = [wsic_prepare, wsic_prepare_mixed][random.below(2)];
+            prepare(tensor, at, x.pointer, x.length, batch, buffer, bytes, handle, &mut error)
         };
         consistent(status, &error);
         judge(status, x.good, Ok(()));

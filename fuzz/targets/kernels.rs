@@ -13,7 +13,7 @@ mod inputs;
 use common::Random;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use std::ops::Range;
-use wsic::kernels::{Isa, KernelError, PreparedMatrix, Scratch};
+use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch};
 use wsic::payload::{ErrorKind, Limits, Matrix, Payload};
 
 const LIMITS: Limits = Limits { rows: 2048, columns: 512, matrices: 8, rows_and_columns: 8192 };
@@ -81,7 +81,8 @@ fn check(matrix: &Matrix<'_>, random: &mut Random) {
     let height = matrix.geometry().rows_per_tile();
     let ranges = [0..expected.len(), some_tiles(expected.len(), random)];
     let wanted: Vec<u32> = (0..random.below(12)).map(|_| random.below(matrix.rows()) as u32).collect();
-    let (batch, terms) = ([1, 1 + random.below(20)][random.below(2)], 1 + random.below(2));
+    let batch = [1, 1 + random.below(20)][random.below(2)];
+    let rounding = Rounding::ALL[random.below(Rounding::ALL.len())];
     let x = vector(columns * batch, random);
     let mut products: Option<Vec<Result<Vec<u32>, ErrorKind>>> = None;
     for isa in Isa::all_available() {
@@ -119,11 +120,10 @@ fn check(matrix: &Matrix<'_>, random: &mut Random) {
                 assert!(bits(got) == bits(&tile[at..at + columns]), "{isa}: row {row}");
             }
         }
-        let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, terms)];
+        let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
         let activations =
-            plan.prepare_terms(&x, batch, terms, &mut buffer).expect("buffers of the right sizes");
-        let mut scratch =
-            Scratch::with_bytes(plan.matmul_scratch_of_terms(batch, terms).max(plan.matvec_scratch()));
+            plan.prepare(&x, batch, rounding, &mut buffer).expect("buffers of the right sizes");
+        let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, rounding));
         let mut here = Vec::new();
         for tiles in ranges.clone() {
             let rows = plan.rows_of(tiles.clone()).len();

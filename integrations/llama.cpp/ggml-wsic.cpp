@@ -143,8 +143,10 @@ const wsic_activations * prepare(const Weight & weight, const ggml_tensor * op, 
                                  int64_t batch, uint8_t * memory, size_t bytes) {
     const wsic_activations * activations = nullptr;
     wsic_error               error;
-    require(wsic_prepare(weight.tensor, matrix, x, (size_t) batch * weight.entry.columns, (size_t) batch, memory, bytes,
-                         &activations, &error),
+    // For one vector the finer rounding is the faster one.
+    const auto function = batch > 1 ? wsic_prepare_mixed : wsic_prepare;
+    require(function(weight.tensor, matrix, x, (size_t) batch * weight.entry.columns, (size_t) batch, memory, bytes,
+                     &activations, &error),
             error, op);
     return activations;
 }

@@ -2,7 +2,7 @@
 
 use super::{progress, Context};
 use crate::kernels::measure::{measure_each, Case, Measurement, Operation};
-use crate::kernels::Isa;
+use crate::kernels::{Isa, Rounding};
 use anyhow::{bail, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -55,9 +55,10 @@ struct Kernels {
     /// Vectors of a matmul and rows of a get_rows.
     #[arg(long, value_name = "N", value_parser = parse_count, value_delimiter = ',', default_value = "128")]
     batch: Vec<usize>,
-    /// Integers of 8 bits that stand for one activation: 1, or 2 as `run` and the C interface use them.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2), default_value = "1")]
-    terms: u8,
+    /// How activations are rounded: to 8 bits (one-term), 8 bits and 15 where one is far larger than its neighbours
+    /// (mixed; prompts of `run`), or twice 8 bits (two-terms; single tokens of `run`).
+    #[arg(long, value_name = "HOW", value_parser = parse_rounding, default_value = "one-term")]
+    rounding: Rounding,
     /// Processor time for each case, at least.
     #[arg(long, value_name = "SECONDS", value_parser = parse_time, default_value = "0.6")]
     time: Duration,
@@ -81,7 +82,7 @@ struct Row {
     stored_bits: f64,
     threads: usize,
     batch: usize,
-    terms: usize,
+    rounding: &'static str,
     cold: bool,
     gweights_per_s: f64,
 }
@@ -100,11 +101,16 @@ impl Row {
             stored_bits: digits(stored_bits),
             threads: case.threads,
             batch: case.batch,
-            terms: case.terms,
+            rounding: case.rounding.name(),
             cold: case.cold,
             gweights_per_s: digits(gweights_per_s),
         }
     }
+}
+
+fn parse_rounding(text: &str) -> Result<Rounding, String> {
+    let known = Rounding::ALL.into_iter().find(|rounding| rounding.name() == text);
+    known.ok_or_else(|| format!("one of {}", Rounding::ALL.map(Rounding::name).join(", ")))
 }
 
 fn parse_shape(text: &str) -> Result<(usize, usize), String> {
@@ -214,8 +220,17 @@ fn cases(arguments: &Kernels, threads: &[usize]) -> Vec<Case> {
                 for &batch in batches {
                     for &threads in threads {
                         for &cold in cold {
-                            let terms = usize::from(arguments.terms);
-                            cases.push(Case { operation, rows, columns, bits, batch, terms, threads, cold });
+                            let rounding = arguments.rounding;
+                            cases.push(Case {
+                                operation,
+                                rows,
+                                columns,
+                                bits,
+                                batch,
+                                rounding,
+                                threads,
+                                cold,
+                            });
                         }
                     }
                 }

@@ -4,7 +4,7 @@ use super::{output, Context};
 use crate::import::{self, Input};
 use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
 use crate::model::{Model, TensorSource, Tokenizer};
-use crate::runtime::WeightSource;
+use crate::runtime::{Arithmetic, FusedSource, WeightSource};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,10 @@ pub(crate) struct Arguments {
     /// Windows, at most [default: all of the text].
     #[arg(long, value_name = "N")]
     chunks: Option<usize>,
+    /// Multiply WSIC tensors as `wsic run` does for a prompt, with activations rounded to integers, instead of exactly.
+    /// With the file itself unpacked to f32 as --reference this shows what that rounding costs.
+    #[arg(long)]
+    as_run: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -69,9 +73,15 @@ struct Against {
 
 /// Opens a model for evaluation, with the tensors of our type.
 pub(super) fn open(path: &Path) -> Result<(Model, u64, u64)> {
+    open_as(path, false)
+}
+
+/// The same, its products those of `run` if `as_run`.
+fn open_as(path: &Path, as_run: bool) -> Result<(Model, u64, u64)> {
     let input = Input::open(path, &import::Limits::default(), &import::Options::default())?;
     let (bytes, weights) = (input.file_bytes(), input.specs().iter().map(|tensor| tensor.elements()).sum());
     let source: Arc<dyn TensorSource> = match input {
+        Input::Gguf(model) if as_run => Arc::new(FusedSource::new(model, Arithmetic::Integer)),
         Input::Gguf(model) => Arc::new(WeightSource::new(model)),
         Input::Folder(folder) => Arc::new(*folder),
     };
@@ -91,7 +101,7 @@ pub(super) fn windows(model: &Model, text: &Path, ctx: usize, chunks: usize) -> 
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let (model, bytes, weights) = open(&arguments.model)?;
+    let (model, bytes, weights) = open_as(&arguments.model, arguments.as_run)?;
     let windows = windows(&model, &arguments.text, arguments.ctx, arguments.chunks.unwrap_or(usize::MAX))?;
     if !context.quiet {
         eprintln!("{} windows of {} tokens", windows.sequences.len(), arguments.ctx);

@@ -3,13 +3,14 @@
 //! The weight of row r and column c is `row_scale[r] * sum of stream_scale[p] * m[r][p]` over the stream positions p
 //! of column c. So with `x'[p] = stream_scale[p] * x[input column of p]` a row's result is
 //! `row_scale[r] * sum of m[r][p] * x'[p]`: integers times one vector, the same for all rows. Each group g of
-//! [`GROUP_COLUMNS`] consecutive positions is stored as 8-bit integers q and one scale s, x' ≈ s q.
+//! [`GROUP_COLUMNS`] consecutive positions is stored as integers q and one scale s, x' ≈ s q; [`Rounding`] says how.
 
 use super::dispatch;
 use super::error::{require, KernelError};
 use super::plan::{PreparedMatrix, GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
 use crate::payload::{LANES, PADDING};
+use std::ops::Range;
 
 /// Most integers that stand for one number.
 pub(super) const MOST_TERMS: usize = 2;
@@ -17,14 +18,61 @@ pub(super) const MOST_TERMS: usize = 2;
 /// Vectors that the matrix product handles at a time.
 pub(super) const BLOCK: usize = 8;
 
+/// Words of four positions in a group.
+pub(super) const GROUP_WORDS: usize = GROUP_COLUMNS / 4;
+
+/// Bits by which the high part of large activations is shifted.
+pub(super) const HIGH_BITS: u32 = 7;
+
+/// How finely activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Eight bits. In each group the scale is s = a / 127 with a the largest |x'|, and q = x' * (127 / a). Where one
+    /// column has nearly all of a group's energy it sets the scale of the others, and errors are up to a fifth of a
+    /// product.
+    OneTerm,
+    /// Eight bits, but fifteen for words of four positions that are far larger than the others of their group. With w
+    /// the largest |x'| of each word as its bit pattern (an integer), f the largest w less 2^26, the threshold is the
+    /// sum of max(w, f) >> 5 over all 32 words, plus 2^24: about four times their geometric mean. Words above it are
+    /// large. With b the largest |x'| of the others, s = b / 127 and q = x' * (127 / b), or where 128 b < a,
+    /// s = a / 16256 and q = x' * (16256 / a). Errors are those of eight bits in a group without outliers; in a product
+    /// with a batch it costs a tenth more than one term.
+    Mixed,
+    /// Two terms of eight bits: the second is what the first leaves, x' - s q, with a scale of its own. Errors are a
+    /// thousandth of a product or less; products with a batch cost twice as much, those with one vector an eighth more.
+    TwoTerms,
+}
+
+impl Rounding {
+    /// All of them, from the coarsest to the finest.
+    pub const ALL: [Self; 3] = [Self::OneTerm, Self::Mixed, Self::TwoTerms];
+
+    /// Name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OneTerm => "one-term",
+            Self::Mixed => "mixed",
+            Self::TwoTerms => "two-terms",
+        }
+    }
+
+    /// Integers with a scale of their own that stand for one number.
+    pub(super) const fn terms(self) -> usize {
+        match self {
+            Self::OneTerm | Self::Mixed => 1,
+            Self::TwoTerms => MOST_TERMS,
+        }
+    }
+}
+
 /// Activation vectors prepared for one matrix; lives in a buffer of the caller.
+///
+/// Groups in order; in a group blocks of up to [`BLOCK`] vectors, where a vector is one term of one input.
 #[derive(Debug)]
 pub struct Activations<'b> {
     pub(super) batch: usize,
-    /// Integers that stand for one number, 1 or 2: the kernels multiply `batch * terms` vectors, the terms of one next
-    /// to each other.
-    pub(super) terms: usize,
-    /// Blocks of up to [`BLOCK`] vectors; in a block words of four stream positions, for each word all its vectors.
+    pub(super) rounding: Rounding,
+    /// By group, block and word of four stream positions: all vectors of the block.
     pub(super) integers: &'b [i8],
     /// By group and vector.
     pub(super) scales: &'b [f32],
@@ -32,29 +80,78 @@ pub struct Activations<'b> {
     pub(super) corrections: &'b [i32],
     /// By stream position and vector: x' itself, for escapes.
     pub(super) floats: &'b [f32],
+    /// The high parts of [`Rounding::Mixed`], else empty.
+    high: HighParts<'b>,
+}
+
+/// Large words of activations: q is 128 times their integers here plus those of [`Activations::integers`].
+#[derive(Debug)]
+struct HighParts<'b> {
+    /// By group and block: the words at which any of its vectors is large, the rest unused.
+    words: &'b [[u8; GROUP_WORDS]],
+    /// By group and block: how many.
+    counts: &'b [u8],
+    /// In the places of [`Activations::integers`], only that the words listed come first.
+    integers: &'b [i8],
+}
+
+/// One block's part of a group.
+pub(super) struct BlockPart<'b> {
+    pub(super) integers: &'b [i8],
+    pub(super) scales: &'b [f32],
+    pub(super) corrections: &'b [i32],
+    /// Large words and their integers, for each word all vectors.
+    pub(super) high_words: &'b [u8],
+    pub(super) high_integers: &'b [i8],
+}
+
+/// Lengths of the arrays of [`Activations`].
+struct Sizes {
+    integers: usize,
+    of_groups: usize,
+    floats: usize,
+    /// Blocks of all groups if large words have parts of their own.
+    high_blocks: usize,
+}
+
+impl Sizes {
+    fn bytes(&self) -> usize {
+        let high_integers = if self.high_blocks > 0 { self.integers } else { 0 };
+        bytes_for::<i8>(self.integers)
+            + bytes_for::<f32>(self.of_groups)
+            + bytes_for::<i32>(self.of_groups)
+            + bytes_for::<f32>(self.floats)
+            + bytes_for::<[u8; GROUP_WORDS]>(self.high_blocks)
+            + bytes_for::<u8>(self.high_blocks)
+            + bytes_for::<i8>(high_integers)
+    }
 }
 
 impl PreparedMatrix<'_> {
-    /// Bytes that [`Self::prepare`] needs for `batch` vectors.
-    pub fn activation_bytes(&self, batch: usize) -> usize {
-        self.activation_bytes_of_terms(batch, 1)
+    fn sizes(&self, batch: usize, rounding: Rounding) -> Sizes {
+        let (positions, vectors) = (self.matrix.stream_length(), batch * rounding.terms());
+        Sizes {
+            integers: positions * vectors,
+            of_groups: self.groups() * vectors,
+            floats: positions * batch,
+            high_blocks: if rounding == Rounding::Mixed {
+                self.groups() * vectors.div_ceil(BLOCK)
+            } else {
+                0
+            },
+        }
     }
 
-    /// Bytes that [`Self::prepare_terms`] needs for `batch` vectors.
-    pub fn activation_bytes_of_terms(&self, batch: usize, terms: usize) -> usize {
-        let positions = self.matrix.stream_length() * batch;
-        let groups = self.groups() * batch * terms;
-        bytes_for::<i8>(positions * terms)
-            + bytes_for::<f32>(groups)
-            + bytes_for::<i32>(groups)
-            + bytes_for::<f32>(positions)
+    /// Bytes that [`Self::prepare`] needs for `batch` vectors.
+    pub fn activation_bytes(&self, batch: usize, rounding: Rounding) -> usize {
+        self.sizes(batch, rounding).bytes()
     }
 
     /// Prepares `batch` vectors, `x[b * columns + c]`, in `buffer` of at least [`Self::activation_bytes`] bytes.
     ///
-    /// In each group the scale is s = a / 127 with a the largest |x'|, and q = x' * (127 / a) rounded to the nearest
-    /// integer, ties to even, all in f32. A group with a < 2^-100 counts as zero; one that holds a NaN or an infinity
-    /// gets the scale NaN, so that it shows in every result.
+    /// [`Rounding`] says what scales and integers are; q is rounded to the nearest integer, ties to even, and all is in
+    /// f32. A group whose largest |x'| is below 2^-100 counts as zero; one that holds a NaN or an infinity gets the scale
+    /// NaN, so that it shows in every result.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if `x` has another length, [`KernelError::Scratch`] if `buffer` is too small.
@@ -62,77 +159,56 @@ impl PreparedMatrix<'_> {
         &self,
         x: &[f32],
         batch: usize,
+        rounding: Rounding,
         buffer: &'b mut [u8],
     ) -> Result<Activations<'b>, KernelError> {
-        self.prepare_terms(x, batch, 1, buffer)
+        self.prepare_by(x, batch, rounding, buffer, |mut whole| whole.run())
     }
 
-    /// As [`Self::prepare`], with one or two terms for each number: the second one is what the first leaves,
-    /// x' - s q, as eight bits with a scale of its own. Where one column has nearly all of a group's energy it sets the
-    /// scale of the others, and one term leaves errors of up to a fifth of a product; two leave a thousandth.
+    /// As [`Self::prepare`], for callers with threads: `run` is given the whole work, which
+    /// [`halves`](Preparation::halves) cuts into parts. All must have [`run`](Preparation::run) when it returns.
     ///
     /// # Errors
-    /// As [`Self::prepare`]; [`KernelError::Shape`] for other numbers of terms.
-    pub fn prepare_terms<'b>(
+    /// As [`Self::prepare`].
+    pub fn prepare_by<'b>(
         &self,
         x: &[f32],
         batch: usize,
-        terms: usize,
+        rounding: Rounding,
         buffer: &'b mut [u8],
+        run: impl FnOnce(Preparation<'_>),
     ) -> Result<Activations<'b>, KernelError> {
         require("activations", batch.saturating_mul(self.columns()), x.len())?;
-        require("terms", terms.clamp(1, MOST_TERMS), terms)?;
-        let total = batch * terms;
-        let positions = self.matrix.stream_length();
-        let groups = self.groups();
-        let mut carver = Carver::new(buffer, self.activation_bytes_of_terms(batch, terms))?;
-        let integers = carver.take::<i8>(positions * total);
-        let scales = carver.take::<f32>(groups * total);
-        let corrections = carver.take::<i32>(groups * total);
-        let floats = carver.take::<f32>(positions * batch);
-        let mut parts = [const { Group::new() }; BLOCK];
-        let inputs = self.matrix.stream_inputs().chunks(GROUP_COLUMNS);
-        let stream = inputs.zip(self.matrix.stream_scales().chunks(GROUP_COLUMNS));
-        // As many numbers as have their terms in one block.
-        let at_once = BLOCK / terms;
-        for b in (0..batch).step_by(at_once) {
-            let parts = &mut parts[..at_once.min(batch - b)];
-            // Vectors of this block, and where it starts.
-            let block_start = b * terms;
-            let vectors = parts.len() * terms;
-            let block = &mut integers[block_start * positions..(block_start + vectors) * positions];
-            for (group, (inputs, stream_scales)) in stream.clone().enumerate() {
-                let first = group * GROUP_COLUMNS;
-                let offsets = self.word_offsets(group);
-                for (part, x) in parts.iter_mut().zip(x[b * self.columns()..].chunks_exact(self.columns())) {
-                    part.gather(x, inputs, stream_scales);
-                }
-                for (position, floats) in
-                    floats[first * batch..].chunks_mut(batch).take(inputs.len()).enumerate()
-                {
-                    for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
-                        *float = part.values[position];
-                    }
-                }
-                let block = &mut block[first * vectors..(first + inputs.len()) * vectors];
-                for (index, part) in parts.iter_mut().enumerate() {
-                    for vector in index * terms..(index + 1) * terms {
-                        let scale = dispatch::quantize(self.isa, part);
-                        scales[group * total + block_start + vector] = scale;
-                        let sum: i32 = offsets.iter().zip(&part.sums).map(|(offset, sum)| offset * sum).sum();
-                        corrections[group * total + block_start + vector] = -sum;
-                        let words = block.as_chunks_mut::<4>().0.iter_mut().skip(vector).step_by(vectors);
-                        words.zip(part.integers.as_chunks::<4>().0).for_each(|(word, four)| *word = *four);
-                    }
-                }
-            }
-        }
-        Ok(Activations { batch, terms, integers, scales, corrections, floats })
+        let sizes = self.sizes(batch, rounding);
+        let mut carver = Carver::new(buffer, sizes.bytes())?;
+        let integers = carver.take::<i8>(sizes.integers);
+        let scales = carver.take::<f32>(sizes.of_groups);
+        let corrections = carver.take::<i32>(sizes.of_groups);
+        let floats = carver.take::<f32>(sizes.floats);
+        let words = carver.take::<[u8; GROUP_WORDS]>(sizes.high_blocks);
+        let counts = carver.take::<u8>(sizes.high_blocks);
+        let high_integers = carver.take::<i8>(if sizes.high_blocks > 0 { sizes.integers } else { 0 });
+        run(Preparation {
+            plan: self,
+            x,
+            batch,
+            rounding,
+            groups: 0..self.groups(),
+            integers,
+            scales,
+            corrections,
+            floats,
+            words,
+            counts,
+            high_integers,
+        });
+        let high = HighParts { words, counts, integers: high_integers };
+        Ok(Activations { batch, rounding, integers, scales, corrections, floats, high })
     }
 
     /// Class offset of each word of four positions of a group; anything beyond the stream's end.
-    fn word_offsets(&self, group: usize) -> [i32; GROUP_COLUMNS / 4] {
-        let mut offsets = [0; GROUP_COLUMNS / 4];
+    fn word_offsets(&self, group: usize) -> [i32; GROUP_WORDS] {
+        let mut offsets = [0; GROUP_WORDS];
         let chunks = group * self.chunks_per_group()..;
         let words = offsets.chunks_mut(self.geometry().columns_per_chunk() / 4);
         for (words, chunk) in words.zip(chunks) {
@@ -142,19 +218,173 @@ impl PreparedMatrix<'_> {
     }
 }
 
+/// Activations of a range of groups on their way to integers; see [`PreparedMatrix::prepare_by`].
+pub struct Preparation<'p> {
+    plan: &'p PreparedMatrix<'p>,
+    x: &'p [f32],
+    batch: usize,
+    rounding: Rounding,
+    groups: Range<usize>,
+    // What belongs to these groups of the arrays of `Activations`.
+    integers: &'p mut [i8],
+    scales: &'p mut [f32],
+    corrections: &'p mut [i32],
+    floats: &'p mut [f32],
+    words: &'p mut [[u8; GROUP_WORDS]],
+    counts: &'p mut [u8],
+    high_integers: &'p mut [i8],
+}
+
+impl<'p> Preparation<'p> {
+    /// Cuts the work into two halves; one may be empty.
+    pub fn halves(self) -> (Self, Self) {
+        let count = self.groups.len() / 2;
+        let middle = self.groups.start + count;
+        let columns = GROUP_COLUMNS * count;
+        let vectors = self.batch * self.rounding.terms();
+        let blocks = count * vectors.div_ceil(BLOCK);
+        // The last group may be shorter.
+        let integers = self.integers.split_at_mut((columns * vectors).min(self.integers.len()));
+        let scales = self.scales.split_at_mut(count * vectors);
+        let corrections = self.corrections.split_at_mut(count * vectors);
+        let floats = self.floats.split_at_mut((columns * self.batch).min(self.floats.len()));
+        let words = self.words.split_at_mut(blocks.min(self.words.len()));
+        let counts = self.counts.split_at_mut(blocks.min(self.counts.len()));
+        let high = self.high_integers.split_at_mut((columns * vectors).min(self.high_integers.len()));
+        let part =
+            |groups, integers, scales, corrections, floats, words, counts, high_integers| Preparation {
+                plan: self.plan,
+                x: self.x,
+                batch: self.batch,
+                rounding: self.rounding,
+                groups,
+                integers,
+                scales,
+                corrections,
+                floats,
+                words,
+                counts,
+                high_integers,
+            };
+        (
+            part(
+                self.groups.start..middle,
+                integers.0,
+                scales.0,
+                corrections.0,
+                floats.0,
+                words.0,
+                counts.0,
+                high.0,
+            ),
+            part(
+                middle..self.groups.end,
+                integers.1,
+                scales.1,
+                corrections.1,
+                floats.1,
+                words.1,
+                counts.1,
+                high.1,
+            ),
+        )
+    }
+
+    /// Does it.
+    pub fn run(&mut self) {
+        let (plan, batch, terms) = (self.plan, self.batch, self.rounding.terms());
+        let vectors = batch * terms;
+        if vectors == 0 {
+            return;
+        }
+        let blocks = vectors.div_ceil(BLOCK);
+        let mut parts = [const { Group::new() }; BLOCK];
+        // As many inputs as have their terms in one block.
+        let at_once = BLOCK / terms;
+        for (index, group) in self.groups.clone().enumerate() {
+            let positions = plan.group_positions(group);
+            let inputs = &plan.matrix.stream_inputs()[positions.clone()];
+            let stream_scales = &plan.matrix.stream_scales()[positions.clone()];
+            let offsets = plan.word_offsets(group);
+            let first = index * GROUP_COLUMNS;
+            let integers = &mut self.integers[first * vectors..][..positions.len() * vectors];
+            let floats = &mut self.floats[first * batch..][..positions.len() * batch];
+            let scales = &mut self.scales[index * vectors..][..vectors];
+            let corrections = &mut self.corrections[index * vectors..][..vectors];
+            for (block, b) in (0..batch).step_by(at_once).enumerate() {
+                let parts = &mut parts[..at_once.min(batch - b)];
+                let start = b * terms;
+                let in_block = parts.len() * terms;
+                for (part, x) in
+                    parts.iter_mut().zip(self.x[b * plan.columns()..].chunks_exact(plan.columns()))
+                {
+                    part.gather(x, inputs, stream_scales);
+                }
+                for (position, floats) in floats.chunks_mut(batch).enumerate() {
+                    for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
+                        *float = part.values[position];
+                    }
+                }
+                let place = start * positions.len()..(start + in_block) * positions.len();
+                let integers = &mut integers[place.clone()];
+                let mut large = 0;
+                for (index, part) in parts.iter_mut().enumerate() {
+                    for vector in index * terms..(index + 1) * terms {
+                        scales[start + vector] = match self.rounding {
+                            Rounding::Mixed => dispatch::split(plan.isa, part),
+                            _ => dispatch::quantize(plan.isa, part),
+                        };
+                        let sum: i32 = offsets.iter().zip(&part.sums).map(|(offset, sum)| offset * sum).sum();
+                        corrections[start + vector] = -sum;
+                        let words = integers.as_chunks_mut::<4>().0.iter_mut().skip(vector).step_by(in_block);
+                        words.zip(part.integers.as_chunks::<4>().0).for_each(|(word, four)| *word = *four);
+                    }
+                    large |= part.large;
+                }
+                if self.rounding == Rounding::Mixed {
+                    let at = index * blocks + block;
+                    self.counts[at] = large.count_ones() as u8;
+                    let high = &mut self.high_integers[first * vectors..][place].as_chunks_mut::<4>().0;
+                    for (high, word) in high.chunks_mut(in_block).zip(&mut self.words[at]) {
+                        let index = large.trailing_zeros() as usize;
+                        if index >= GROUP_WORDS {
+                            break;
+                        }
+                        *word = index as u8;
+                        for (high, part) in high.iter_mut().zip(parts.iter()) {
+                            *high = part.high.as_chunks::<4>().0[index];
+                        }
+                        large &= large - 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A group of one vector on its way to integers.
 #[derive(Debug)]
 pub(super) struct Group {
     /// x', zeros beyond the stream's end; after [`Self::quantize`] what the integers leave of it.
     values: [f32; GROUP_COLUMNS],
     integers: [i8; GROUP_COLUMNS],
-    /// Sums of the integers of words of four.
-    sums: [i32; GROUP_COLUMNS / 4],
+    /// Of large words the part that counts 128 times; zeros elsewhere.
+    high: [i8; GROUP_COLUMNS],
+    /// Sums of what the integers of words of four stand for.
+    sums: [i32; GROUP_WORDS],
+    /// One bit for each large word.
+    large: u32,
 }
 
 impl Group {
     const fn new() -> Self {
-        Self { values: [0.0; GROUP_COLUMNS], integers: [0; GROUP_COLUMNS], sums: [0; GROUP_COLUMNS / 4] }
+        Self {
+            values: [0.0; GROUP_COLUMNS],
+            integers: [0; GROUP_COLUMNS],
+            high: [0; GROUP_COLUMNS],
+            sums: [0; GROUP_WORDS],
+            large: 0,
+        }
     }
 
     /// Takes the values of a group's positions from a vector.
@@ -165,19 +395,56 @@ impl Group {
         self.values[inputs.len()..].fill(0.0);
     }
 
-    /// Integers of the values, and their scale, which is returned. Compiled for each instruction set; operations are of
+    /// Integers of one term, and their scale, which is returned. Compiled for each instruction set; operations are of
     /// single elements, so that all give the same bits.
     #[inline(always)]
     pub(super) fn quantize(&mut self) -> f32 {
         let (scale, inverse) = group_scale(&self.values);
         for (q, value) in self.integers.iter_mut().zip(&self.values) {
-            *q = round(*value * inverse);
+            *q = round(*value * inverse) as i8;
         }
         for (value, q) in self.values.iter_mut().zip(&self.integers) {
             *value -= scale * f32::from(*q);
         }
         for (sum, four) in self.sums.iter_mut().zip(self.integers.as_chunks::<4>().0) {
             *sum = four.iter().map(|&q| i32::from(q)).sum();
+        }
+        scale
+    }
+
+    /// Integers of [`Rounding::Mixed`], and their scale, which is returned. As [`Self::quantize`].
+    #[inline(always)]
+    pub(super) fn split(&mut self) -> f32 {
+        let mut largest = [0u32; GROUP_WORDS];
+        for (largest, four) in largest.iter_mut().zip(self.values.as_chunks::<4>().0) {
+            let bits = four.map(|value| value.to_bits() & 0x7FFF_FFFF);
+            *largest = bits[0].max(bits[1]).max(bits[2].max(bits[3]));
+        }
+        let top = largest.iter().fold(0, |top: u32, &word| top.max(word));
+        let floor = top.saturating_sub(8 << 23);
+        let mean: u32 = largest.iter().map(|&word| word.max(floor) >> 5).sum();
+        // A sum of 32 numbers below 2^26, and 2^24.
+        let threshold = mean + (2 << 23);
+        let bulk =
+            largest.iter().fold(0, |bulk: u32, &word| bulk.max(if word > threshold { 0 } else { word }));
+        let (scale, inverse) = scale_of(f32::from_bits(top), f32::from_bits(bulk));
+        self.large = 0;
+        for (word, &largest) in largest.iter().enumerate() {
+            self.large |= u32::from(largest > threshold) << word;
+        }
+        let parts = self.integers.as_chunks_mut::<4>().0.iter_mut().zip(self.high.as_chunks_mut::<4>().0);
+        let words = parts.zip(self.values.as_chunks::<4>().0).zip(self.sums.iter_mut().zip(&largest));
+        for (((low, high), values), (sum, &largest)) in words {
+            // All bits for a large word, or none.
+            let mask = if largest > threshold { -1 } else { 0 };
+            *sum = 0;
+            for ((low, high), value) in low.iter_mut().zip(high).zip(values) {
+                let q = round(*value * inverse);
+                let part = ((q + 64) >> HIGH_BITS) & mask;
+                *high = part as i8;
+                *low = (q - (part << HIGH_BITS)) as i8;
+                *sum += q;
+            }
         }
         scale
     }
@@ -191,8 +458,36 @@ impl Activations<'_> {
 
     /// Requires that these were prepared for a matrix of the same stream.
     pub(super) fn fits(&self, plan: &PreparedMatrix<'_>) -> Result<(), KernelError> {
-        let expected = plan.matrix.stream_length() * self.batch * self.terms;
-        require("prepared activations", expected, self.integers.len())
+        require("prepared activations", plan.sizes(self.batch, self.rounding).integers, self.integers.len())
+    }
+
+    /// Number of vectors of the kernels: inputs times terms.
+    pub(super) fn vectors(&self) -> usize {
+        self.batch * self.rounding.terms()
+    }
+
+    /// The part of a group, whose stream positions are `positions`, and a block, whose vectors are `block`.
+    pub(super) fn part(&self, group: usize, positions: &Range<usize>, block: Range<usize>) -> BlockPart<'_> {
+        let vectors = self.vectors();
+        let first = positions.start * vectors + block.start * positions.len();
+        let place = first..first + block.len() * positions.len();
+        let (high_words, high_integers) = match self.rounding {
+            Rounding::Mixed => {
+                let at = group * vectors.div_ceil(BLOCK) + block.start / BLOCK;
+                let count = usize::from(self.high.counts[at]);
+                let integers = &self.high.integers[place.clone()];
+                (&self.high.words[at][..count], &integers[..4 * count * block.len()])
+            }
+            _ => Default::default(),
+        };
+        let of_group = group * vectors + block.start..group * vectors + block.end;
+        BlockPart {
+            integers: &self.integers[place],
+            scales: &self.scales[of_group.clone()],
+            corrections: &self.corrections[of_group],
+            high_words,
+            high_integers,
+        }
     }
 }
 
@@ -220,23 +515,31 @@ fn group_scale(values: &[f32]) -> (f32, f32) {
     // Bit patterns of absolute values order like the values, and NaN above all.
     let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7FFF_FFFF));
     let largest = f32::from_bits(largest);
-    if !largest.is_finite() {
+    scale_of(largest, largest)
+}
+
+/// Scale and its inverse of a group whose largest value is `top`, and `bulk` without the large words.
+#[inline(always)]
+fn scale_of(top: f32, bulk: f32) -> (f32, f32) {
+    if !top.is_finite() {
         (f32::NAN, 0.0)
-    } else if largest < SMALLEST {
+    } else if top < SMALLEST {
         (0.0, 0.0)
+    } else if bulk * 128.0 >= top {
+        (bulk / 127.0, 127.0 / bulk)
     } else {
-        (largest / 127.0, 127.0 / largest)
+        (top / 16256.0, 16256.0 / top)
     }
 }
 
 /// 2^-100.
 const SMALLEST: f32 = f32::from_bits((127 - 100) << 23);
 
-/// Nearest integer of a value within ±128, ties to even; NaN becomes some integer. Adding 1.5 * 2^23 leaves the
+/// Nearest integer of a value within ±2^15, ties to even; NaN becomes some integer. Adding 1.5 * 2^23 leaves the
 /// integer in the low bits.
 #[inline(always)]
-fn round(value: f32) -> i8 {
-    (value + 12_582_912.0).to_bits() as i8
+fn round(value: f32) -> i32 {
+    i32::from((value + 12_582_912.0).to_bits() as i16)
 }
 
 #[cfg(test)]
@@ -245,9 +548,9 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_even() {
-        for i in -12700..=12700 {
+        for i in (-12700..=12700).chain((-1_625_600..=1_625_600).step_by(25)) {
             let value = i as f32 / 100.0;
-            assert_eq!(i32::from(round(value)), value.round_ties_even() as i32);
+            assert_eq!(round(value), value.round_ties_even() as i32);
         }
     }
 

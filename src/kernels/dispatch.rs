@@ -174,6 +174,19 @@ pub(super) fn quantize(isa: Isa, group: &mut Group) -> f32 {
     }
 }
 
+/// Integers of a group of activations of mixed precision, and their scale: [`Group::split`].
+pub(super) fn split(isa: Isa, group: &mut Group) -> f32 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets.
+        Isa::Avx512 => unsafe { avx512::split(group) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::split(group) },
+        _ => group.split(),
+    }
+}
+
 /// Places of the rows of a panel, as [`multiply`] leaves them.
 pub(super) fn lanes_of_panel(isa: Isa, columns_per_chunk: usize) -> [usize; PANEL_ROWS] {
     match isa {
@@ -187,9 +200,13 @@ pub(super) fn lanes_of_panel(isa: Isa, columns_per_chunk: usize) -> [usize; PANE
 /// Adds to `sums` the product of one tile's group with one block of vectors: element (panel, vector, row of the panel)
 /// at `(panel * batch + vector) * PANEL_ROWS + row`.
 pub(super) fn multiply(isa: Isa, product: &Product<'_>, sums: &mut [f32], batch: usize) {
-    let vectors = product.scales.len();
-    assert!((1..=BLOCK).contains(&vectors) && product.corrections.len() == vectors);
-    assert!(product.activations.len() == product.chunks * product.width * vectors);
+    let activations = &product.activations;
+    let vectors = activations.scales.len();
+    assert!((1..=BLOCK).contains(&vectors) && activations.corrections.len() == vectors);
+    assert!(activations.integers.len() == product.chunks * product.width * vectors);
+    assert!(activations.high_integers.len() == 4 * activations.high_words.len() * vectors);
+    let words = product.chunks * product.width / 4;
+    assert!(activations.high_words.iter().all(|&word| usize::from(word) < words));
     assert!(product.chunk_stride >= product.panels * PANEL_ROWS * product.width);
     assert!(product.values.len() >= product.chunks * product.chunk_stride);
     assert!(sums.len() >= ((product.panels - 1) * batch + vectors) * PANEL_ROWS);

@@ -4,7 +4,7 @@
 //! cache, rearranged so that one vector register holds four columns of 16 rows, and multiplied with all vectors of
 //! the batch; dot products of a whole group stay in registers.
 
-use super::activations::{Activations, BLOCK};
+use super::activations::{Activations, BlockPart, Rounding, BLOCK};
 use super::dispatch;
 use super::error::{require, KernelError};
 use super::matvec::on_threads;
@@ -63,11 +63,8 @@ pub(super) struct Product<'p> {
     pub(super) chunk_stride: usize,
     /// Panels of [`PANEL_ROWS`] rows.
     pub(super) panels: usize,
-    /// The group's part of one block of vectors: for each word of four columns all vectors of the block.
-    pub(super) activations: &'p [i8],
-    /// Scales and corrections of the block's vectors.
-    pub(super) scales: &'p [f32],
-    pub(super) corrections: &'p [i32],
+    /// The group's part of one block of vectors.
+    pub(super) activations: BlockPart<'p>,
     /// Whether values above 127 can occur.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) wide: bool,
@@ -78,18 +75,13 @@ impl PreparedMatrix<'_> {
         padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
     }
 
-    /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors of `terms` terms.
-    pub fn matmul_scratch_of_terms(&self, batch: usize, terms: usize) -> usize {
-        self.product_scratch(batch * terms).max(self.matvec_scratch_of_terms(terms))
-    }
-
-    /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors of one term, for any range of tiles.
-    pub fn matmul_scratch(&self, batch: usize) -> usize {
-        self.matmul_scratch_of_terms(batch, 1)
+    /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors, for any range of tiles.
+    pub fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
+        self.product_scratch(batch * rounding.terms()).max(self.matvec_scratch(rounding))
     }
 
     /// Scratch bytes of [`Self::matmul_group`]; `vectors` counts terms.
-    fn product_scratch(&self, vectors: usize) -> usize {
+    pub(super) fn product_scratch(&self, vectors: usize) -> usize {
         let sums = self.rows_padded() * vectors.min(MOST_VECTORS);
         self.decode_groups_scratch() + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums)
     }
@@ -112,6 +104,18 @@ impl PreparedMatrix<'_> {
         if activations.batch == 1 {
             return self.matvec(tiles, activations, y, scratch);
         }
+        self.matmul_batch(tiles, activations, y, scratch)
+    }
+
+    /// [`Self::matmul`] for any number of vectors, its arguments checked.
+    pub(super) fn matmul_batch(
+        &self,
+        tiles: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        let rows = self.rows_of(tiles.clone()).len();
         let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: activations.batch };
         self.matmul_to(tiles, activations, output, scratch)
     }
@@ -131,7 +135,7 @@ impl PreparedMatrix<'_> {
             return Ok(());
         }
         let first = self.rows_of(tiles.clone()).start;
-        let batch = activations.batch * activations.terms;
+        let batch = activations.vectors();
         self.for_each_group(tiles, |group| {
             let rows = self.rows_of(group.clone());
             let output = output.rows(rows.start - first..rows.end - first);
@@ -153,8 +157,8 @@ impl PreparedMatrix<'_> {
     ) -> Result<(), KernelError> {
         let geometry = self.geometry();
         let (width, count) = (geometry.columns_per_chunk(), vectors.len());
-        let terms = activations.terms;
-        let (batch, positions) = (activations.batch * terms, self.matrix.stream_length());
+        let terms = activations.rounding.terms();
+        let batch = activations.vectors();
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
         let padded_rows = padded_steps(steps) * geometry.rows_per_step();
         let mut carver = Carver::new(scratch, self.product_scratch(batch))?;
@@ -171,22 +175,20 @@ impl PreparedMatrix<'_> {
                 let of_class = class.first_chunk..class.first_chunk + class.chunks;
                 class.raw_bits > 0 && of_class.start < chunks.end && chunks.start < of_class.end
             });
+            let positions = chunks.start * width..chunks.end * width;
             let tile_values = values.chunks_mut(tile_stride).zip(sums.chunks_mut(padded_rows * count));
             for (values, sums) in tile_values {
                 dispatch::rearrange(self.isa, &mut values[..chunks.len() * chunk_stride], width);
                 for start in vectors.clone().step_by(BLOCK) {
                     // Blocks of the batch start at multiples of BLOCK, and so do `vectors`.
                     let block = start..batch.min(start + BLOCK);
-                    let at = start * positions + chunks.start * width * block.len();
                     let product = Product {
                         width,
                         chunks: chunks.len(),
                         values,
                         chunk_stride,
                         panels: padded_rows / PANEL_ROWS,
-                        activations: &activations.integers[at..at + chunks.len() * width * block.len()],
-                        scales: &activations.scales[group * batch..][block.clone()],
-                        corrections: &activations.corrections[group * batch..][block],
+                        activations: activations.part(group, &positions, block),
                         wide,
                     };
                     let from = start - vectors.start;
@@ -249,8 +251,9 @@ impl PreparedMatrix<'_> {
         threads: usize,
     ) -> Result<(), KernelError> {
         require("results", self.rows().saturating_mul(batch), y.len())?;
-        let mut buffer = vec![0; self.activation_bytes(batch)];
-        let activations = self.prepare(x, batch, &mut buffer)?;
+        let rounding = Rounding::OneTerm;
+        let mut buffer = vec![0; self.activation_bytes(batch, rounding)];
+        let activations = self.prepare(x, batch, rounding, &mut buffer)?;
         if batch == 1 {
             return self.matvec_threads(x, y, threads);
         }
@@ -258,7 +261,7 @@ impl PreparedMatrix<'_> {
         let output = Output { base: y.as_mut_ptr(), stride: rows, rows, vectors: batch };
         let shares = self.shares(threads).map(|tiles| (tiles.clone(), output.rows(self.rows_of(tiles))));
         on_threads(shares.collect(), |tiles, output| {
-            self.matmul_to(tiles, &activations, output, &mut vec![0; self.matmul_scratch(batch)])
+            self.matmul_to(tiles, &activations, output, &mut vec![0; self.matmul_scratch(batch, rounding)])
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Matrix times vector, straight from the coded form.
 
-use super::activations::Activations;
+use super::activations::{Activations, Rounding};
 use super::dispatch::{self, Dot};
 use super::error::{require, KernelError};
 use super::pass::padded_steps;
@@ -19,13 +19,12 @@ const fn accumulator_stride(steps: usize) -> usize {
 const SAFE_ADDEND: i32 = MAX_INTEGER - 255;
 
 impl PreparedMatrix<'_> {
-    /// Scratch bytes that [`Self::matvec`] needs for activations of one term, for any range of tiles.
-    pub fn matvec_scratch(&self) -> usize {
-        self.matvec_scratch_of_terms(1)
-    }
-
-    /// The same for activations of `terms` terms.
-    pub(super) fn matvec_scratch_of_terms(&self, terms: usize) -> usize {
+    /// Scratch bytes that [`Self::matvec`] needs, for any range of tiles.
+    pub fn matvec_scratch(&self, rounding: Rounding) -> usize {
+        let terms = rounding.terms();
+        if rounding == Rounding::Mixed {
+            return self.product_scratch(terms);
+        }
         let steps = self.geometry().steps();
         let tiles = dispatch::interleave(self.isa);
         bytes_for::<i32>(tiles * terms * accumulator_stride(steps))
@@ -40,7 +39,8 @@ impl PreparedMatrix<'_> {
     /// Product of the rows of `tiles` with one prepared vector: `y` has one element for each of these rows.
     ///
     /// The result is the same on every instruction set, bit for bit. With D(g) the exact integer dot product of the
-    /// row's unescaped integers and q over group g, and all operations in f32 with one rounding each:
+    /// row's unescaped integers and q over group g, and all operations in f32 with one rounding each, that of D
+    /// included:
     /// `S = ((0 + s(0) * D(0)) + s(1) * D(1)) + …` over the groups in order, with two terms the sum of one S for each;
     /// `E = (0 + addend * x'[p]) + …` over the row's escapes in stream order; `y = S + E`, times the row's scale if the
     /// matrix has row scales.
@@ -58,6 +58,9 @@ impl PreparedMatrix<'_> {
         activations.fits(self)?;
         require("vectors in the batch", 1, activations.batch)?;
         require("results", self.rows_of(tiles.clone()).len(), y.len())?;
+        if activations.rounding == Rounding::Mixed {
+            return self.matmul_batch(tiles, activations, y, scratch);
+        }
         if self.matrix.tile_count() == 0 {
             y.fill(0.0);
             return Ok(());
@@ -111,11 +114,11 @@ impl PreparedMatrix<'_> {
         let geometry = self.geometry();
         let (width, rows_per_step) = (geometry.columns_per_chunk(), geometry.rows_per_step());
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
-        let terms = activations.terms;
+        let terms = activations.rounding.terms();
         let term_stride = accumulator_stride(steps);
         let tile_stride = terms * term_stride;
         let per_term = padded_steps(steps) * rows_per_step;
-        let mut carver = Carver::new(scratch, self.matvec_scratch_of_terms(terms))?;
+        let mut carver = Carver::new(scratch, self.matvec_scratch(activations.rounding))?;
         let accumulators = carver.take::<i32>(count * tile_stride);
         // By tile, term and row.
         let sums = carver.take::<f32>(count * terms * per_term);
@@ -223,8 +226,9 @@ impl PreparedMatrix<'_> {
     /// As [`Self::matvec`].
     pub fn matvec_threads(&self, x: &[f32], y: &mut [f32], threads: usize) -> Result<(), KernelError> {
         require("results", self.rows(), y.len())?;
-        let mut buffer = vec![0; self.activation_bytes(1)];
-        let activations = self.prepare(x, 1, &mut buffer)?;
+        let rounding = Rounding::OneTerm;
+        let mut buffer = vec![0; self.activation_bytes(1, rounding)];
+        let activations = self.prepare(x, 1, rounding, &mut buffer)?;
         let mut rest = y;
         let shares = self.shares(threads).map(|tiles| {
             let (here, after) = std::mem::take(&mut rest).split_at_mut(self.rows_of(tiles.clone()).len());
@@ -232,7 +236,7 @@ impl PreparedMatrix<'_> {
             (tiles, here)
         });
         on_threads(shares.collect(), |tiles, y| {
-            self.matvec(tiles, &activations, y, &mut vec![0; self.matvec_scratch()])
+            self.matvec(tiles, &activations, y, &mut vec![0; self.matvec_scratch(rounding)])
         })
     }
 

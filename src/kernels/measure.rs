@@ -2,6 +2,7 @@
 //!
 //! Times are processor times of the threads, where the system tells them.
 
+use super::activations::Rounding;
 use super::isa::Isa;
 use super::plan::PreparedMatrix;
 use super::scratch::{Carver, Scratch};
@@ -58,8 +59,8 @@ pub struct Case {
     pub bits: f64,
     /// Vectors of a matmul, rows of a get_rows; else 1.
     pub batch: usize,
-    /// Integers that stand for one activation, 1 or 2 (see [`PreparedMatrix::prepare_terms`]).
-    pub terms: usize,
+    /// How activations are rounded.
+    pub rounding: Rounding,
     /// Threads, each with its own share of the tiles.
     pub threads: usize,
     /// Whether the working set exceeds the caches: copies of the matrix take turns.
@@ -248,13 +249,13 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Res
     let x: Vec<f32> = (0..case.columns * case.batch).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let batch = if case.operation == Operation::Matmul { case.batch } else { 1 };
     let x = &x[..case.columns * batch];
-    let terms = case.terms;
-    let mut buffer = vec![0; plan.activation_bytes_of_terms(batch, terms)];
+    let rounding = case.rounding;
+    let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
     let mut spare = buffer.clone();
-    let activations = plan.prepare_terms(x, batch, terms, &mut buffer)?;
+    let activations = plan.prepare(x, batch, rounding, &mut buffer)?;
     let threads = case.threads.clamp(1, plan.tiles());
     let rows: Vec<u32> = (0..case.batch).map(|i| (i * 997 % case.rows) as u32).collect();
-    let scratch = plan.matmul_scratch_of_terms(batch, terms).max(plan.dequantize_scratch());
+    let scratch = plan.matmul_scratch(batch, rounding).max(plan.dequantize_scratch());
     let mut workers: Vec<_> = (0..threads)
         .map(|thread| {
             let tiles = plan.tiles() * thread / threads..plan.tiles() * (thread + 1) / threads;
@@ -296,7 +297,7 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Res
             }
             Operation::Prepare => {
                 for plan in &plans {
-                    std::hint::black_box(plan.prepare_terms(x, batch, terms, &mut spare)?);
+                    std::hint::black_box(plan.prepare(x, batch, rounding, &mut spare)?);
                 }
                 thread_time() - start
             }
@@ -345,7 +346,7 @@ mod tests {
             columns: 200,
             bits: 2.1,
             batch: if operation == Matmul { 3 } else { 1 },
-            terms: if operation == Matvec { 2 } else { 1 },
+            rounding: if operation == Matvec { Rounding::TwoTerms } else { Rounding::Mixed },
             threads: 2,
             cold: operation == Matvec,
         };

@@ -31,7 +31,7 @@ mod stream;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-pub use activations::Activations;
+pub use activations::{Activations, Preparation, Rounding};
 pub use error::KernelError;
 pub use isa::{force, Isa};
 pub use plan::{PreparedMatrix, GROUP_COLUMNS};

@@ -126,6 +126,12 @@ impl<'a> PreparedMatrix<'a> {
         GROUP_COLUMNS / self.geometry().columns_per_chunk()
     }
 
+    /// Stream positions of a group; the last one may have fewer than [`GROUP_COLUMNS`].
+    pub(super) fn group_positions(&self, group: usize) -> std::ops::Range<usize> {
+        let end = (group + 1) * GROUP_COLUMNS;
+        group * GROUP_COLUMNS..end.min(self.matrix.stream_length())
+    }
+
     /// Activation groups of the stream.
     pub(super) fn groups(&self) -> usize {
         self.matrix.stream_length().div_ceil(GROUP_COLUMNS)

@@ -1,7 +1,7 @@
 //! Portable kernels: one table entry per lane and step holds all that the step needs, and everything else is written so
 //! that compilers make vector instructions of it.
 
-use super::activations::{lanes_of_term, BLOCK};
+use super::activations::{lanes_of_term, BLOCK, HIGH_BITS};
 use super::dispatch::{Dot, Target};
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::{ClassPlan, Tables};
@@ -270,25 +270,39 @@ pub(super) fn flush(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
 /// Adds to `sums` (by panel, vector of the batch and row of the panel) the product of a tile's group with one block
 /// of vectors; `batch` vectors lie between the panels of `sums`.
 pub(super) fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
-    let vectors = product.scales.len();
+    let activations = &product.activations;
+    let vectors = activations.scales.len();
     let words = product.width / 4;
+    let dot = |values: &[u8; 4], x: &[i8; 4]| -> i32 {
+        let term = |i: usize| i32::from(values[i]) * i32::from(x[i]);
+        term(0) + term(1) + term(2) + term(3)
+    };
     for panel in 0..product.panels {
         for row in 0..PANEL_ROWS {
             let mut totals = [0i32; BLOCK];
-            totals[..vectors].copy_from_slice(product.corrections);
             let at = (panel * PANEL_ROWS + row) * product.width;
-            let blocks = product.activations.chunks_exact(product.width * vectors);
-            for (chunk, activations) in blocks.enumerate() {
+            let high = activations.high_words.iter().zip(activations.high_integers.chunks_exact(4 * vectors));
+            for (&word, x) in high {
+                let (chunk, word) = (usize::from(word) / words, usize::from(word) % words);
+                let values = &product.values[chunk * product.chunk_stride + at..].as_chunks::<4>().0[word];
+                for (total, x) in totals.iter_mut().zip(x.as_chunks::<4>().0) {
+                    *total += dot(values, x);
+                }
+            }
+            for (total, correction) in totals.iter_mut().zip(activations.corrections) {
+                *total = (*total << HIGH_BITS) + correction;
+            }
+            let blocks = activations.integers.chunks_exact(product.width * vectors);
+            for (chunk, integers) in blocks.enumerate() {
                 let values = &product.values[chunk * product.chunk_stride + at..][..4 * words];
-                let by_word = activations.chunks_exact(4 * vectors);
-                for (values, activations) in values.as_chunks::<4>().0.iter().zip(by_word) {
-                    for (total, x) in totals.iter_mut().zip(activations.as_chunks::<4>().0) {
-                        let term = |i: usize| i32::from(values[i]) * i32::from(x[i]);
-                        *total += term(0) + term(1) + term(2) + term(3);
+                let by_word = integers.chunks_exact(4 * vectors);
+                for (values, x) in values.as_chunks::<4>().0.iter().zip(by_word) {
+                    for (total, x) in totals.iter_mut().zip(x.as_chunks::<4>().0) {
+                        *total += dot(values, x);
                     }
                 }
             }
-            for (vector, (total, scale)) in totals.iter().zip(product.scales).enumerate() {
+            for (vector, (total, scale)) in totals.iter().zip(activations.scales).enumerate() {
                 sums[(panel * batch + vector) * PANEL_ROWS + row] += scale * *total as f32;
             }
         }

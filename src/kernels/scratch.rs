@@ -47,6 +47,7 @@ impl Plain for i8 {}
 impl Plain for i32 {}
 impl Plain for u32 {}
 impl Plain for f32 {}
+impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// Bytes that [`Carver::take`] may use for `count` numbers of type `T`.
 pub(super) const fn bytes_for<T: Plain>(count: usize) -> usize {

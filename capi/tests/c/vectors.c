@@ -69,8 +69,11 @@ static wsic_status verdict(Buffer bytes, bool verify) {
     return status;
 }
 
+typedef wsic_status Prepare(const wsic_tensor *, size_t, const float *, size_t, size_t, uint8_t *, size_t,
+                            const wsic_activations **, wsic_error *);
+
 /* The product of all rows with a vector; also checks the product of a batch, cut into parts, against it. */
-static uint32_t product(const wsic_tensor *tensor, size_t m, size_t rows, size_t columns) {
+static uint32_t product_of(const wsic_tensor *tensor, size_t m, size_t rows, size_t columns, Prepare *prepare) {
     enum { BATCH = 11, PARTS = 3 };
     Buffer x = buffer_new(BATCH * columns * sizeof(float));
     for (size_t b = 0; b < BATCH; b++) {
@@ -82,10 +85,10 @@ static uint32_t product(const wsic_tensor *tensor, size_t m, size_t rows, size_t
     const wsic_activations *one, *all;
     REQUIRE(wsic_activation_bytes(tensor, m, 1, &bytes) == WSIC_STATUS_OK);
     Buffer first = buffer_new(bytes);
-    REQUIRE(wsic_prepare(tensor, m, x.data, columns, 1, first.data, first.size, &one, NULL) == WSIC_STATUS_OK);
+    REQUIRE(prepare(tensor, m, x.data, columns, 1, first.data, first.size, &one, NULL) == WSIC_STATUS_OK);
     REQUIRE(wsic_activation_bytes(tensor, m, BATCH, &bytes) == WSIC_STATUS_OK);
     Buffer whole = buffer_new(bytes);
-    REQUIRE(wsic_prepare(tensor, m, x.data, BATCH * columns, BATCH, whole.data, whole.size, &all, NULL) ==
+    REQUIRE(prepare(tensor, m, x.data, BATCH * columns, BATCH, whole.data, whole.size, &all, NULL) ==
             WSIC_STATUS_OK);
     REQUIRE(wsic_product_scratch(tensor, m, BATCH, &bytes) == WSIC_STATUS_OK);
     Buffer scratch = buffer_new(bytes);
@@ -109,7 +112,7 @@ static uint32_t product(const wsic_tensor *tensor, size_t m, size_t rows, size_t
         for (size_t r = rows; r < stride; r++) {
             REQUIRE(results[(b - 1) * stride + r] == 12345.0f);
         }
-        REQUIRE(wsic_prepare(tensor, m, (float *)x.data + b * columns, columns, 1, first.data, first.size, &one,
+        REQUIRE(prepare(tensor, m, (float *)x.data + b * columns, columns, 1, first.data, first.size, &one,
                              NULL) == WSIC_STATUS_OK);
         Buffer again = buffer_new(rows * sizeof(float));
         REQUIRE(wsic_matvec(tensor, m, 0, rows, one, again.data, rows, scratch.data, scratch.size, NULL) ==
@@ -125,6 +128,11 @@ static uint32_t product(const wsic_tensor *tensor, size_t m, size_t rows, size_t
     buffer_free(first);
     buffer_free(x);
     return crc;
+}
+
+static uint32_t product(const wsic_tensor *tensor, size_t m, size_t rows, size_t columns) {
+    product_of(tensor, m, rows, columns, wsic_prepare_mixed);
+    return product_of(tensor, m, rows, columns, wsic_prepare);
 }
 
 static void print_matrix(const wsic_tensor *tensor, size_t m, const wsic_shape *shape) {

@@ -275,3 +275,12 @@ fn product_wide(u: __m256i, x: __m256i) -> __m256i {
 pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
     group.quantize()
 }
+
+/// [`Group::split`] with wide registers.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn split(group: &mut Group) -> f32 {
+    group.split()
+}

@@ -1,6 +1,7 @@
 //! AVX2 product of decoded values with a batch: two registers hold four columns of 16 rows, and each group of
 //! instructions multiplies one with four activations of one vector.
 
+use super::super::activations::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
 use super::super::vnni::Vnni;
 use std::arch::x86_64::*;
@@ -93,7 +94,7 @@ unsafe fn transpose_8(from: *const u8, to: *mut u8) {
 /// Calls a kernel for blocks of at most four vectors, as many as have their sums in registers.
 macro_rules! blocks {
     ($kernel:ident, $product:expr, $sums:expr, $batch:expr) => {{
-        let vectors = $product.scales.len();
+        let vectors = $product.activations.scales.len();
         for first in (0..vectors).step_by(4) {
             match vectors - first {
                 1 => $kernel::<1>($product, first, $sums, $batch),
@@ -127,19 +128,40 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         unsafe fn $name<const N: usize>(product: &Product<'_>, first: usize, sums: &mut [f32], batch: usize) {
             let words = product.width / 4;
-            let vectors = product.scales.len();
+            let activations = &product.activations;
+            let vectors = activations.scales.len();
             // Arrays of constant length: with slices the totals would live in memory.
-            let Some(corrections) = product.corrections[first..].first_chunk::<N>() else { return };
-            let Some(scales) = product.scales[first..].first_chunk::<N>() else { return };
+            let Some(corrections) = activations.corrections[first..].first_chunk::<N>() else { return };
+            let Some(scales) = activations.scales[first..].first_chunk::<N>() else { return };
             for panel in 0..product.panels {
                 let mut totals = [[_mm256_setzero_si256(); 2]; N];
+                let high = activations.high_words.iter();
+                for (&word, x) in high.zip(activations.high_integers.chunks_exact(4 * vectors)) {
+                    let (chunk, word) = (usize::from(word) / words, usize::from(word) % words);
+                    let at = chunk * product.chunk_stride + 64 * (panel * words + word);
+                    // SAFETY: words are below `chunks * words`, and each has 4 bytes for every vector.
+                    unsafe {
+                        let at = product.values.as_ptr().add(at);
+                        let values = [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())];
+                        let x = x.as_ptr().add(4 * first);
+                        for n in 0..N {
+                            let four = _mm256_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
+                            for half in 0..2 {
+                                totals[n][half] = $add(totals[n][half], values[half], four);
+                            }
+                        }
+                    }
+                }
                 for n in 0..N {
-                    totals[n] = [_mm256_set1_epi32(corrections[n]); 2];
+                    for half in 0..2 {
+                        let high = _mm256_slli_epi32::<{ HIGH_BITS as i32 }>(totals[n][half]);
+                        totals[n][half] = _mm256_add_epi32(high, _mm256_set1_epi32(corrections[n]));
+                    }
                 }
                 // SAFETY: all addresses are inside the slices of `product` and `sums`, by the sizes that the caller
                 // checked.
                 unsafe {
-                    let mut x = product.activations.as_ptr().add(4 * first);
+                    let mut x = activations.integers.as_ptr().add(4 * first);
                     let mut chunk = product.values.as_ptr().add(panel * 64 * words);
                     for _ in 0..product.chunks {
                         let mut at = chunk;

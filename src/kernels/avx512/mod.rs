@@ -363,3 +363,12 @@ fn start_values(start: i32, columns_per_chunk: usize) -> Bytes64 {
 pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
     group.quantize()
 }
+
+/// [`Group::split`] with wide registers.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) unsafe fn split(group: &mut Group) -> f32 {
+    group.split()
+}

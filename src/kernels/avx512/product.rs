@@ -1,6 +1,7 @@
 //! AVX-512 product of decoded values with a batch: one register holds four columns of 16 rows, and each dot product
 //! instruction multiplies it with four activations of one vector.
 
+use super::super::activations::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
 use std::arch::x86_64::*;
 
@@ -93,7 +94,7 @@ unsafe fn transpose_16(at: *mut u8) {
 pub(in super::super) unsafe fn multiply(product: &Product<'_>, sums: &mut [f32], batch: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match product.scales.len() {
+        match product.activations.scales.len() {
             1 => multiply_by::<1>(product, sums, batch),
             2 => multiply_by::<2>(product, sums, batch),
             3 => multiply_by::<3>(product, sums, batch),
@@ -133,17 +134,41 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
     let words = product.width / 4;
     let panel_bytes = 64 * words;
     // Arrays of constant length: with slices the totals would live in memory.
-    let Some(corrections) = product.corrections.first_chunk::<N>() else { return };
-    let Some(scales) = product.scales.first_chunk::<N>() else { return };
+    let activations = &product.activations;
+    let Some(corrections) = activations.corrections.first_chunk::<N>() else { return };
+    let Some(scales) = activations.scales.first_chunk::<N>() else { return };
     let mut totals = [[_mm512_setzero_si512(); N]; P];
+    if !activations.high_words.is_empty() {
+        let mut x = activations.high_integers.as_ptr();
+        for &word in activations.high_words {
+            let (chunk, word) = (usize::from(word) / words, usize::from(word) % words);
+            let at = chunk * product.chunk_stride + panel * panel_bytes + 64 * word;
+            // SAFETY: words are below `chunks * words`, and each has 4 bytes for every vector.
+            unsafe {
+                let at = product.values.as_ptr().add(at);
+                let mut values = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    values[p] = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
+                }
+                for n in 0..N {
+                    let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
+                    for p in 0..P {
+                        totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], values[p], four);
+                    }
+                }
+                x = x.add(4 * N);
+            }
+        }
+    }
     for p in 0..P {
         for n in 0..N {
-            totals[p][n] = _mm512_set1_epi32(corrections[n]);
+            let high = _mm512_slli_epi32::<HIGH_BITS>(totals[p][n]);
+            totals[p][n] = _mm512_add_epi32(high, _mm512_set1_epi32(corrections[n]));
         }
     }
     // SAFETY: all addresses are inside the slices of `product` and `sums`, by the sizes that the caller checked.
     unsafe {
-        let mut x = product.activations.as_ptr();
+        let mut x = activations.integers.as_ptr();
         let mut chunk = product.values.as_ptr().add(panel * panel_bytes);
         for _ in 0..product.chunks {
             let mut at = chunk;
