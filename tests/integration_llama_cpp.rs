@@ -119,12 +119,13 @@ fn an_unpatched_llama_cpp_gives_the_logits_of_the_unpacked_model() {
         "the plugin on two threads gives what the static variant gives on one"
     );
     let plain = log_probabilities(&file("plain"));
-    // Floats are those of the unpacked model but for the order of additions; two terms of eight bits are as good.
-    for (name, most, fewest_same) in [("exact", 1e-5, TOKENS), ("static", 1e-4, TOKENS - 1)] {
+    // Floats are those of the unpacked model but for the order of additions. A batch is rounded to eight bits and
+    // outliers, which single tokens after it notice by its keys and values.
+    for (name, most, fewest_same) in [("exact", [1e-5, 1e-5], TOKENS), ("static", [1e-3, 3e-4], TOKENS - 2)] {
         let ours = log_probabilities(&file(name));
         let divergences: Vec<f64> = plain.iter().zip(&ours).map(|(p, q)| divergence(p, q)).collect();
         let same = plain.iter().zip(&ours).filter(|(p, q)| top(p) == top(q)).count();
-        for (half, step) in divergences.chunks(TOKENS / 2).zip(["batch", "single tokens"]) {
+        for ((half, step), most) in divergences.chunks(TOKENS / 2).zip(["batch", "single tokens"]).zip(most) {
             let mean = half.iter().sum::<f64>() / half.len() as f64;
             eprintln!("{name}, {step}: KL divergence {mean:.6}");
             assert!(mean < most, "{name}, {step}: {mean}");

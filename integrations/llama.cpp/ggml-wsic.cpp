@@ -143,8 +143,10 @@ const wsic_activations * prepare(const Weight & weight, const ggml_tensor * op, 
                                  int64_t batch, uint8_t * memory, size_t bytes) {
     const wsic_activations * activations = nullptr;
     wsic_error               error;
-    // For one vector the finer rounding is the faster one.
-    const auto function = batch > 1 ? wsic_prepare_mixed : wsic_prepare;
+    // For one vector the finer rounding is the faster one; logits, which a prompt needs one of, are worth it.
+    const bool head     = std::strcmp(op->src[0]->name, "output.weight") == 0 ||
+                          std::strcmp(op->src[0]->name, "token_embd.weight") == 0;
+    const auto function = batch > 1 && !head ? wsic_prepare_mixed : wsic_prepare;
     require(function(weight.tensor, matrix, x, (size_t) batch * weight.entry.columns, (size_t) batch, memory, bytes,
                      &activations, &error),
             error, op);

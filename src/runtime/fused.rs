@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 pub enum Arithmetic {
     /// Integers of the weights times activations rounded to integers: fast. Single tokens are rounded to two terms of
     /// eight bits ([`Rounding::TwoTerms`]), which is as good as floats; several at a time, a prompt, to eight bits and
-    /// fifteen for outliers ([`Rounding::Mixed`]).
+    /// fifteen for outliers ([`Rounding::Mixed`]), but for the output head.
     #[default]
     Integer,
     /// The same with two terms for a prompt too, which takes up to half as long again.
@@ -180,7 +180,11 @@ pub(super) struct FusedTable {
 }
 
 impl FusedTable {
-    pub(super) fn new(matrix: FusedMatrix) -> Self {
+    pub(super) fn new(mut matrix: FusedMatrix) -> Self {
+        // Errors of logits are not evened out by anything after them, and a prompt needs those of one token only.
+        if matrix.arithmetic == Arithmetic::Integer {
+            matrix.arithmetic = Arithmetic::FineInteger;
+        }
         let places = KEPT_BYTES / size_of::<f32>() / matrix.columns().max(1);
         Self { kept: Mutex::new(vec![None; places.max(1)]), matrix }
     }
