@@ -35,8 +35,8 @@ pub enum Rounding {
     /// the largest |x'| of each word as its bit pattern (an integer), f the largest w less 2^26, the threshold is the
     /// sum of max(w, f) >> 5 over all 32 words, plus 2^24: about four times their geometric mean. Words above it are
     /// large. With b the largest |x'| of the others, s = b / 127 and q = x' * (127 / b), or where 128 b < a,
-    /// s = a / 16256 and q = x' * (16256 / a). Errors are those of eight bits in a group without outliers; in a product
-    /// with a batch it costs a tenth more than one term.
+    /// s = a / 16256 and q = x' * (16256 / a). Errors are those of eight bits in a group without outliers; products with
+    /// a batch cost up to a tenth more than with one term, those with one vector are slow.
     Mixed,
     /// Two terms of eight bits: the second is what the first leaves, x' - s q, with a scale of its own. Errors are a
     /// thousandth of a product or less; products with a batch cost twice as much, those with one vector an eighth more.
@@ -166,7 +166,8 @@ impl PreparedMatrix<'_> {
     }
 
     /// As [`Self::prepare`], for callers with threads: `run` is given the whole work, which
-    /// [`halves`](Preparation::halves) cuts into parts. All must have [`run`](Preparation::run) when it returns.
+    /// [`halves`](Preparation::halves) cuts into parts. All must have [`run`](Preparation::run) when it
+    /// returns; activations left out are any numbers.
     ///
     /// # Errors
     /// As [`Self::prepare`].
@@ -188,6 +189,8 @@ impl PreparedMatrix<'_> {
         let words = carver.take::<[u8; GROUP_WORDS]>(sizes.high_blocks);
         let counts = carver.take::<u8>(sizes.high_blocks);
         let high_integers = carver.take::<i8>(if sizes.high_blocks > 0 { sizes.integers } else { 0 });
+        // Whatever `run` leaves out has no large words.
+        counts.fill(0);
         run(Preparation {
             plan: self,
             x,
@@ -237,57 +240,24 @@ pub struct Preparation<'p> {
 
 impl<'p> Preparation<'p> {
     /// Cuts the work into two halves; one may be empty.
-    pub fn halves(self) -> (Self, Self) {
+    pub fn halves(mut self) -> (Self, Self) {
         let count = self.groups.len() / 2;
         let middle = self.groups.start + count;
-        let columns = GROUP_COLUMNS * count;
-        let vectors = self.batch * self.rounding.terms();
+        let (columns, vectors) = (GROUP_COLUMNS * count, self.batch * self.rounding.terms());
         let blocks = count * vectors.div_ceil(BLOCK);
-        // The last group may be shorter.
-        let integers = self.integers.split_at_mut((columns * vectors).min(self.integers.len()));
-        let scales = self.scales.split_at_mut(count * vectors);
-        let corrections = self.corrections.split_at_mut(count * vectors);
-        let floats = self.floats.split_at_mut((columns * self.batch).min(self.floats.len()));
-        let words = self.words.split_at_mut(blocks.min(self.words.len()));
-        let counts = self.counts.split_at_mut(blocks.min(self.counts.len()));
-        let high = self.high_integers.split_at_mut((columns * vectors).min(self.high_integers.len()));
-        let part =
-            |groups, integers, scales, corrections, floats, words, counts, high_integers| Preparation {
-                plan: self.plan,
-                x: self.x,
-                batch: self.batch,
-                rounding: self.rounding,
-                groups,
-                integers,
-                scales,
-                corrections,
-                floats,
-                words,
-                counts,
-                high_integers,
-            };
-        (
-            part(
-                self.groups.start..middle,
-                integers.0,
-                scales.0,
-                corrections.0,
-                floats.0,
-                words.0,
-                counts.0,
-                high.0,
-            ),
-            part(
-                middle..self.groups.end,
-                integers.1,
-                scales.1,
-                corrections.1,
-                floats.1,
-                words.1,
-                counts.1,
-                high.1,
-            ),
-        )
+        let first = Preparation {
+            groups: self.groups.start..middle,
+            integers: take_front(&mut self.integers, columns * vectors),
+            scales: take_front(&mut self.scales, count * vectors),
+            corrections: take_front(&mut self.corrections, count * vectors),
+            floats: take_front(&mut self.floats, columns * self.batch),
+            words: take_front(&mut self.words, blocks),
+            counts: take_front(&mut self.counts, blocks),
+            high_integers: take_front(&mut self.high_integers, columns * vectors),
+            ..self
+        };
+        self.groups.start = middle;
+        (first, self)
     }
 
     /// Does it.
@@ -360,6 +330,14 @@ impl<'p> Preparation<'p> {
             }
         }
     }
+}
+
+/// The first `count` elements, or all if there are fewer; the others stay.
+fn take_front<'a, T>(slice: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    let all = std::mem::take(slice);
+    let (front, rest) = all.split_at_mut(count.min(all.len()));
+    *slice = rest;
+    front
 }
 
 /// A group of one vector on its way to integers.
