@@ -67,7 +67,7 @@ impl Rounding {
 
 /// Activation vectors prepared for one matrix; lives in a buffer of the caller.
 ///
-/// Groups in order; in a group blocks of up to [`BLOCK`] vectors, where a vector is one term of one input.
+/// Groups in order; in a group blocks of up to eight vectors, where a vector is one term of one input.
 #[derive(Debug)]
 pub struct Activations<'b> {
     pub(super) batch: usize,
