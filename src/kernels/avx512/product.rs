@@ -138,26 +138,30 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
     let Some(corrections) = activations.corrections.first_chunk::<N>() else { return };
     let Some(scales) = activations.scales.first_chunk::<N>() else { return };
     let mut totals = [[_mm512_setzero_si512(); N]; P];
-    if !activations.high_words.is_empty() {
-        let mut x = activations.high_integers.as_ptr();
-        for &word in activations.high_words {
-            let (chunk, word) = (usize::from(word) / words, usize::from(word) % words);
-            let at = chunk * product.chunk_stride + panel * panel_bytes + 64 * word;
-            // SAFETY: words are below `chunks * words`, and each has 4 bytes for every vector.
-            unsafe {
-                let at = product.values.as_ptr().add(at);
-                let mut values = [_mm512_setzero_si512(); P];
-                for p in 0..P {
-                    values[p] = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
-                }
-                for n in 0..N {
-                    let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
-                    for p in 0..P {
-                        totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], values[p], four);
-                    }
-                }
-                x = x.add(4 * N);
+    // Adds the products of one word of all rows at `at` and all vectors at `x`.
+    macro_rules! add_word {
+        ($at:expr, $x:expr) => {
+            let mut values = [_mm512_setzero_si512(); P];
+            for p in 0..P {
+                values[p] = _mm512_loadu_si512($at.add(p * panel_bytes).cast());
             }
+            for n in 0..N {
+                let four = _mm512_set1_epi32($x.add(4 * n).cast::<i32>().read_unaligned());
+                for p in 0..P {
+                    totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], values[p], four);
+                }
+            }
+        };
+    }
+    let mut x = activations.high_integers.as_ptr();
+    for &word in activations.high_words {
+        let (chunk, word) = (usize::from(word) / words, usize::from(word) % words);
+        // SAFETY: words are below `chunks * words`, and each has 4 bytes for every vector.
+        unsafe {
+            let at =
+                product.values.as_ptr().add(chunk * product.chunk_stride + panel * panel_bytes + 64 * word);
+            add_word!(at, x);
+            x = x.add(4 * N);
         }
     }
     for p in 0..P {
@@ -173,16 +177,7 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
         for _ in 0..product.chunks {
             let mut at = chunk;
             for _ in 0..words {
-                let mut values = [_mm512_setzero_si512(); P];
-                for p in 0..P {
-                    values[p] = _mm512_loadu_si512(at.add(p * panel_bytes).cast());
-                }
-                for n in 0..N {
-                    let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
-                    for p in 0..P {
-                        totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], values[p], four);
-                    }
-                }
+                add_word!(at, x);
                 at = at.add(64);
                 x = x.add(4 * N);
             }
