@@ -82,6 +82,7 @@ pub(crate) const fn trellis_code(trellis: Trellis) -> u8 {
     match trellis {
         Trellis::Scalar => 0,
         Trellis::EightState => 1,
+        Trellis::Pairs => 2,
     }
 }
 

@@ -29,4 +29,4 @@ pub use limits::Limits;
 pub use matrix::{QuantizedMatrix, ScaleKind, StreamColumn, MAX_INTEGER};
 pub use open::{announced_length, Class, Matrix, Payload, PADDING};
 pub use tile::{Escape, Escapes, Tile};
-pub use trellis::{Trellis, NEXT_STATE};
+pub use trellis::{Trellis, NEXT_STATE, PAIR_TAPS};

@@ -211,7 +211,8 @@ fn parse_header(bytes: &[u8]) -> Result<Header, PayloadError> {
     let trellis = match bytes[5] {
         0 => Trellis::Scalar,
         1 => Trellis::EightState,
-        _ => return refuse(UnsupportedFeature, 5, "trellis 0 or 1"),
+        2 => Trellis::Pairs,
+        _ => return refuse(UnsupportedFeature, 5, "trellis 0, 1 or 2"),
     };
     let classes = usize::from(bytes[8]);
     if classes > MAX_CLASSES {

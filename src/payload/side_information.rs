@@ -80,7 +80,7 @@ fn bad(decoder: &SideDecoder, expected: &'static str) -> PayloadError {
 const fn written_parities(trellis: Trellis) -> usize {
     match trellis {
         Trellis::Scalar => 1,
-        Trellis::EightState => 2,
+        Trellis::EightState | Trellis::Pairs => 2,
     }
 }
 

@@ -74,7 +74,7 @@ impl WithSimd for Search<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         match self.trellis {
             Trellis::Scalar => round_even(self.targets, self.inverse_step, self.integers),
-            Trellis::EightState => {
+            Trellis::EightState | Trellis::Pairs => {
                 let mut end = [0; LANES];
                 for first in (0..LANES).step_by(S::F32_LANES) {
                     forward(

@@ -54,7 +54,7 @@ fn table_bits(table: &ClassTable, trellis: Trellis) -> f64 {
     };
     let coded = match trellis {
         Trellis::Scalar => entropy(0),
-        Trellis::EightState => (entropy(0) + entropy(1)) / 2.0,
+        Trellis::EightState | Trellis::Pairs => (entropy(0) + entropy(1)) / 2.0,
     };
     coded + f64::from(table.raw_bits())
 }
@@ -80,6 +80,7 @@ impl PayloadReport {
             trellis: match first.trellis() {
                 Trellis::Scalar => "none",
                 Trellis::EightState => "8 states",
+                Trellis::Pairs => "64 states, pairs",
             },
             classes: Vec::new(),
             dead_columns: 0,

@@ -100,7 +100,7 @@ fn transition_table(trellis: Trellis) -> Twice16 {
     let next = |index: usize| {
         let state = (index >> 3 & 1) | (index & 1) << 1 | (index >> 2 & 1) << 2;
         let after = match trellis {
-            Trellis::Scalar => 0,
+            Trellis::Scalar | Trellis::Pairs => 0,
             Trellis::EightState => NEXT_STATE[state][index >> 1 & 1],
         };
         after >> 1 & 1 | (after >> 2 & 1) << 2 | (after & 1) << 3
