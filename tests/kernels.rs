@@ -125,7 +125,7 @@ const SHAPES: [(usize, usize, usize, usize, f64, f64); 8] = [
 fn for_each_shape(mut test: impl FnMut(&Matrix<'_>, &Recipe, &mut Random)) {
     let mut random = Random(99);
     for (index, (rows, columns, k, steps, deviation, spread)) in SHAPES.into_iter().enumerate() {
-        for trellis in [Trellis::EightState, Trellis::Scalar] {
+        for trellis in [Trellis::EightState, Trellis::Scalar, Trellis::Pairs] {
             let geometry = Geometry::new(k, steps).unwrap();
             let recipe = Recipe { rows, columns, geometry, trellis, deviation, spread };
             let mut source = matrix(&recipe, &mut random);

@@ -128,7 +128,7 @@ fn valid_payloads_stay_between_guard_pages() {
         (1, 1, 64, 256, 1.0),
     ];
     for (rows, columns, k, steps, deviation) in shapes {
-        for trellis in [Trellis::EightState, Trellis::Scalar] {
+        for trellis in [Trellis::EightState, Trellis::Scalar, Trellis::Pairs] {
             let geometry = Geometry::new(k, steps).unwrap();
             let recipe = Recipe { rows, columns, geometry, trellis, deviation, spread: 1.0 };
             let source = matrix(&recipe, &mut Random(rows as u64));

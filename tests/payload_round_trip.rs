@@ -85,18 +85,18 @@ fn recipes() -> impl Strategy<Value = (Recipe, u64, bool, bool)> {
         1usize..300,
         1usize..100,
         geometry,
-        any::<bool>(),
+        prop_oneof![Just(Trellis::Scalar), Just(Trellis::EightState), Just(Trellis::Pairs)],
         -3.0f64..7.0,
         0.0f64..2.5,
         any::<u64>(),
         any::<(bool, bool)>(),
     )
-        .prop_map(|(rows, columns, (k, steps), scalar, octave, spread, seed, (rows_scaled, halves))| {
+        .prop_map(|(rows, columns, (k, steps), trellis, octave, spread, seed, (rows_scaled, halves))| {
             let recipe = Recipe {
                 rows,
                 columns,
                 geometry: Geometry::new(k, steps).unwrap(),
-                trellis: if scalar { Trellis::Scalar } else { Trellis::EightState },
+                trellis,
                 deviation: octave.exp2(),
                 spread,
             };

@@ -23,6 +23,10 @@ pub(crate) const MAX_CLASSES: usize = 32;
 pub(crate) const MAX_EXTRA_COPIES: usize = 2;
 /// Table identifier that announces a table written out in the side information.
 pub(crate) const INLINE_TABLE: u32 = 255;
+/// The same for a pair table.
+pub(crate) const INLINE_PAIR_TABLE: u32 = 254;
+/// Announces the identifier of a standard pair table.
+pub(crate) const STANDARD_PAIR_TABLE: u32 = 253;
 /// Most low bits of the gap between two escapes.
 pub(crate) const MAX_GAP_BITS: u32 = 24;
 /// Largest exponent of an escape's value: every legal integer is in reach of every table, addends are at most 2^24.

@@ -55,11 +55,20 @@ impl std::ops::Deref for SharedTable {
     }
 }
 
+/// Names a standard table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableIdentifier {
+    /// One of `spec/standard-tables.txt`.
+    Single(u8),
+    /// One of `spec/standard-pair-tables.txt`.
+    Pair(u8),
+}
+
 /// A run of chunks that share a class table.
 #[derive(Clone, Debug)]
 pub struct Class {
     pub(super) table: SharedTable,
-    pub(super) table_identifier: Option<u8>,
+    pub(super) table_identifier: Option<TableIdentifier>,
     pub(super) first_chunk: usize,
     pub(super) chunks: usize,
 }
@@ -71,7 +80,7 @@ impl Class {
     }
 
     /// Identifier of the standard table, or `None` for a table of its own.
-    pub fn standard_table(&self) -> Option<u8> {
+    pub fn standard_table(&self) -> Option<TableIdentifier> {
         self.table_identifier
     }
 

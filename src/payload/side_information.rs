@@ -2,10 +2,10 @@
 
 use super::error::{ErrorKind, PayloadError};
 use super::layout::*;
-use super::open::{Class, Header, SharedTable, PADDING};
+use super::open::{Class, Header, SharedTable, TableIdentifier, PADDING};
 use super::side::{unzigzag, zigzag, NumberContexts, Prediction, SideDecoder, SideEncoder, TreeContexts};
-use super::standard::standard_table;
-use super::table::{ClassTable, Run, SLOTS};
+use super::standard::{standard_pair_table, standard_table};
+use super::table::{ClassTable, PairGrid, Run, SLOTS};
 use super::{ScaleKind, Trellis};
 use std::sync::Arc;
 
@@ -64,11 +64,16 @@ impl ScaleContexts {
 struct TableContexts {
     symbol: TreeContexts,
     length: NumberContexts,
+    frequency: NumberContexts,
 }
 
 impl TableContexts {
     fn new() -> Self {
-        Self { symbol: TreeContexts::new(6), length: NumberContexts::new() }
+        Self {
+            symbol: TreeContexts::new(6),
+            length: NumberContexts::new(),
+            frequency: NumberContexts::new(),
+        }
     }
 }
 
@@ -128,6 +133,72 @@ fn write_table(
     }
 }
 
+fn read_pair_table(
+    decoder: &mut SideDecoder,
+    contexts: &mut TableContexts,
+) -> Result<ClassTable, PayloadError> {
+    let mut grid = || {
+        let smallest = decoder.direct(8)? as u8 as i8;
+        let side = decoder.direct(4)? as usize + 1;
+        let mut frequencies = Vec::with_capacity(side * side);
+        let mut slots = 0;
+        for _ in 0..side * side {
+            let frequency = decoder.number(&mut contexts.frequency)?;
+            let Ok(frequency) = u8::try_from(frequency) else {
+                return Err(PayloadError::new(ErrorKind::BadTable, decoder.position(), "at most 255 slots"));
+            };
+            slots += usize::from(frequency);
+            frequencies.push(frequency);
+        }
+        if slots != SLOTS {
+            return Err(PayloadError::new(ErrorKind::BadTable, decoder.position(), "256 slots of pairs"));
+        }
+        Ok((smallest, side, frequencies))
+    };
+    // Both parities are read before the other rules are checked: reading can be refused too, as another class.
+    let grids = [grid()?, grid()?].map(|(smallest, side, frequencies)| PairGrid::new(smallest, side, frequencies));
+    let [even, odd] = grids;
+    let table = even.and_then(|even| ClassTable::of_pairs([even, odd?]));
+    table.map_err(|e| e.shifted(decoder.position()))
+}
+
+fn write_pair_table(encoder: &mut SideEncoder, contexts: &mut TableContexts, grids: &[PairGrid; 2]) {
+    for grid in grids {
+        encoder.direct(u32::from(grid.smallest() as u8), 8);
+        encoder.direct(u32::from(grid.side()) - 1, 4);
+        for &frequency in grid.frequencies() {
+            encoder.number(&mut contexts.frequency, u32::from(frequency));
+        }
+    }
+}
+
+/// Reads the table of one class, and its identifier if it is a standard table.
+fn read_class_table(
+    decoder: &mut SideDecoder,
+    contexts: &mut TableContexts,
+    trellis: Trellis,
+) -> Result<(SharedTable, Option<TableIdentifier>), PayloadError> {
+    let own = |table| (SharedTable::Own(Arc::new(table)), None);
+    let pairs = trellis == Trellis::Pairs;
+    match decoder.direct(8)? {
+        INLINE_TABLE => read_table(decoder, contexts, trellis).map(own),
+        INLINE_PAIR_TABLE if pairs => read_pair_table(decoder, contexts).map(own),
+        STANDARD_PAIR_TABLE if pairs => {
+            let identifier = decoder.direct(8)? as u8;
+            let Some(table) = standard_pair_table(identifier) else {
+                return Err(bad(decoder, "the identifier of a standard pair table"));
+            };
+            Ok((SharedTable::Standard(table), Some(TableIdentifier::Pair(identifier))))
+        }
+        identifier => {
+            let Some(table) = standard_table(identifier as u8) else {
+                return Err(bad(decoder, "the identifier of a standard table, or of a kind of table"));
+            };
+            Ok((SharedTable::Standard(table), Some(TableIdentifier::Single(identifier as u8))))
+        }
+    }
+}
+
 /// Reads and checks the side information; `bytes` is used up exactly.
 pub(super) fn read(
     bytes: &[u8],
@@ -140,16 +211,7 @@ pub(super) fn read(
     let mut classes = Vec::with_capacity(header.classes);
     let mut table_contexts = TableContexts::new();
     for _ in 0..header.classes {
-        let identifier = decoder.direct(8)?;
-        let (table, table_identifier) = if identifier == INLINE_TABLE {
-            let table = read_table(decoder, &mut table_contexts, header.trellis)?;
-            (SharedTable::Own(Arc::new(table)), None)
-        } else {
-            match standard_table(identifier as u8) {
-                Some(table) => (SharedTable::Standard(table), Some(identifier as u8)),
-                None => return Err(bad(decoder, "the identifier of a standard table, or 255")),
-            }
-        };
+        let (table, table_identifier) = read_class_table(decoder, &mut table_contexts, header.trellis)?;
         classes.push(Class { table, table_identifier, first_chunk: 0, chunks: 0 });
     }
     let entries = read_columns(decoder, header, columns)?;
@@ -271,16 +333,24 @@ fn arrange(
 pub(super) fn write(
     header: &Header,
     columns: usize,
-    tables: &[(Option<u8>, ClassTable)],
+    tables: &[(Option<TableIdentifier>, ClassTable)],
     entries: &[ColumnEntry],
     row_scales: Option<&[u16]>,
 ) -> Vec<u8> {
     let mut encoder = SideEncoder::new();
     let mut table_contexts = TableContexts::new();
     for (identifier, table) in tables {
-        match identifier {
-            Some(identifier) => encoder.direct(u32::from(*identifier), 8),
-            None => {
+        match (identifier, table.pairs()) {
+            (Some(TableIdentifier::Single(identifier)), _) => encoder.direct(u32::from(*identifier), 8),
+            (Some(TableIdentifier::Pair(identifier)), _) => {
+                encoder.direct(STANDARD_PAIR_TABLE, 8);
+                encoder.direct(u32::from(*identifier), 8);
+            }
+            (None, Some(grids)) => {
+                encoder.direct(INLINE_PAIR_TABLE, 8);
+                write_pair_table(&mut encoder, &mut table_contexts, grids);
+            }
+            (None, None) => {
                 encoder.direct(INLINE_TABLE, 8);
                 write_table(&mut encoder, &mut table_contexts, table, header.trellis);
             }

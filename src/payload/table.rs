@@ -1,10 +1,12 @@
 //! Class tables: how a slot of the coder's state becomes a symbol (spec section "Class tables").
 
 use super::error::{ErrorKind, PayloadError};
+pub use super::pair_grid::{Pair, PairGrid, MAX_PAIRS, MAX_SIDE};
 
 /// Slots of one table: probabilities are multiples of 1/256.
 pub const SLOTS: usize = 256;
-/// Most runs of both parities together: one vector register of bytes holds an attribute of all of them.
+/// Most runs of both parities of a single table together: one vector register of bytes holds an attribute of all of
+/// them.
 pub const MAX_RUNS: usize = 64;
 /// Most low bits of an index that bypass the coder.
 pub const MAX_RAW_BITS: u32 = 4;
@@ -27,8 +29,10 @@ pub struct RunEntry {
     pub frequency: u8,
     /// `slot - rank_base` is the number of earlier slots of the same symbol.
     pub rank_base: u8,
-    /// Unsigned value u = m + offset of the symbol with all raw bits zero.
+    /// Unsigned value u = m + offset of the symbol with all raw bits zero; in a pair table that of the first integer.
     pub value: u8,
+    /// The same of the second integer of a pair; 0 in single tables.
+    pub second: u8,
 }
 
 /// A legal class table: for both parities of the trellis state, 256 slots cut into runs.
@@ -37,9 +41,21 @@ pub struct ClassTable {
     raw_bits: u32,
     smallest: [i8; 2],
     runs: [Vec<Run>; 2],
+    /// What a pair table is made from; it has no `runs` in the sense of a single table.
+    pairs: Option<Box<[PairGrid; 2]>>,
     offset: i32,
     entries: Vec<RunEntry>,
     run_of_slot: Box<[[u8; SLOTS]; 2]>,
+}
+
+fn bad_table(expected: &'static str) -> PayloadError {
+    PayloadError::new(ErrorKind::BadTable, 0, expected)
+}
+
+/// The smallest multiple of 4 that makes all integers of a table unsigned.
+fn offset_for(smallest: [i8; 2], raw_bits: u32) -> i32 {
+    let least = (0..2).map(|q| (2 * (i32::from(smallest[q]) << raw_bits)) + q as i32).min().unwrap_or(0);
+    ((-least).max(0) + 3) / 4 * 4
 }
 
 impl ClassTable {
@@ -48,15 +64,14 @@ impl ClassTable {
     /// `smallest[q]` is the smallest index (before raw bits) with parity `q`, `runs[q]` the runs in slot order.
     /// Offsets in the error are zero: the caller knows where the table stands.
     pub fn new(raw_bits: u32, smallest: [i8; 2], runs: [Vec<Run>; 2]) -> Result<Self, PayloadError> {
-        let bad = |expected| Err(PayloadError::new(ErrorKind::BadTable, 0, expected));
+        let bad = |expected| Err(bad_table(expected));
         if raw_bits > MAX_RAW_BITS {
             return bad("at most 4 raw bits");
         }
         if runs[0].len() + runs[1].len() > MAX_RUNS {
             return bad("at most 64 runs in a class table");
         }
-        let least = (0..2).map(|q| (2 * (i32::from(smallest[q]) << raw_bits)) + q as i32).min().unwrap_or(0);
-        let offset = ((-least).max(0) + 3) / 4 * 4;
+        let offset = offset_for(smallest, raw_bits);
         let largest = if raw_bits == 0 { MAX_VALUE_WITHOUT_RAW_BITS } else { 255 };
         let mut entries = Vec::with_capacity(MAX_RUNS);
         let mut run_of_slot = Box::new([[0u8; SLOTS]; 2]);
@@ -89,6 +104,7 @@ impl ClassTable {
                     frequency: frequency[symbol] as u8,
                     rank_base: (slot - earlier[symbol]) as u8,
                     value: value as u8,
+                    second: 0,
                 });
                 for target in &mut run_of_slot[q][slot..slot + usize::from(run.length)] {
                     *target = entry;
@@ -97,7 +113,41 @@ impl ClassTable {
                 earlier[symbol] += usize::from(run.length);
             }
         }
-        Ok(Self { raw_bits, smallest, runs, offset, entries, run_of_slot })
+        Ok(Self { raw_bits, smallest, runs, pairs: None, offset, entries, run_of_slot })
+    }
+
+    /// A pair table: checks every rule of the specification and derives what decoders need.
+    pub fn of_pairs(grids: [PairGrid; 2]) -> Result<Self, PayloadError> {
+        let smallest = [grids[0].smallest(), grids[1].smallest()];
+        let offset = offset_for(smallest, 0);
+        let mut entries = Vec::with_capacity(2 * MAX_PAIRS);
+        let mut run_of_slot = Box::new([[0u8; SLOTS]; 2]);
+        for (q, grid) in grids.iter().enumerate() {
+            let value = |symbol: u8| 2 * (i32::from(grid.smallest()) + i32::from(symbol)) + q as i32 + offset;
+            if value(grid.side() - 1) > MAX_VALUE_WITHOUT_RAW_BITS {
+                return Err(bad_table("values of at most 127"));
+            }
+            let mut slot = 0usize;
+            for pair in grid.in_slot_order() {
+                let entry = entries.len() as u8;
+                entries.push(RunEntry {
+                    frequency: pair.frequency,
+                    rank_base: slot as u8,
+                    value: value(pair.first) as u8,
+                    second: value(pair.second) as u8,
+                });
+                let end = slot + usize::from(pair.frequency);
+                run_of_slot[q][slot..end].fill(entry);
+                slot = end;
+            }
+        }
+        let runs = [Vec::new(), Vec::new()];
+        Ok(Self { raw_bits: 0, smallest, runs, pairs: Some(Box::new(grids)), offset, entries, run_of_slot })
+    }
+
+    /// The frequencies of a pair table, by parity; `None` for a single table.
+    pub fn pairs(&self) -> Option<&[PairGrid; 2]> {
+        self.pairs.as_deref()
     }
 
     /// Low bits of the index that bypass the coder.
@@ -110,7 +160,7 @@ impl ClassTable {
         self.smallest
     }
 
-    /// Runs of parity `q` (0 or 1) in slot order.
+    /// Runs of parity `q` (0 or 1) in slot order; a pair table has none.
     pub fn runs(&self, q: usize) -> &[Run] {
         &self.runs[q & 1]
     }
@@ -130,7 +180,7 @@ impl ClassTable {
         &self.run_of_slot[q & 1]
     }
 
-    /// Indices k that parity `q` can hold without an escape: first and last.
+    /// Indices k that parity `q` of a single table can hold without an escape: first and last.
     pub fn range(&self, q: usize) -> (i32, i32) {
         let q = q & 1;
         let symbols = self.runs[q].iter().map(|run| i32::from(run.symbol)).max().unwrap_or(0);
@@ -139,7 +189,7 @@ impl ClassTable {
         (first, last)
     }
 
-    /// Slots of each symbol of parity `q`.
+    /// Slots of each symbol of parity `q` of a single table.
     pub fn frequencies(&self, q: usize) -> [u16; 64] {
         let mut frequency = [0u16; 64];
         for run in self.runs(q) {

@@ -200,8 +200,10 @@ impl<'a> Matrix<'a> {
             let table = &class.table;
             for chunk in class.chunks() {
                 let mut trellis_state = [0u8; LANES];
-                for step in 0..steps {
+                let integers_in_symbol = if table.pairs().is_some() { 2 } else { 1 };
+                for step in (0..steps).step_by(integers_in_symbol) {
                     let mut integers = [0i32; LANES];
+                    let mut second = [0i32; LANES];
                     for lane in 0..LANES {
                         let slot = x[lane] & 255;
                         let parity = usize::from(trellis_state[lane] & 1);
@@ -214,6 +216,7 @@ impl<'a> Matrix<'a> {
                             x[lane] = x[lane] << 8 | u32::from(byte);
                         }
                         integers[lane] = i32::from(entry.value);
+                        second[lane] = i32::from(entry.second);
                     }
                     for bit in 0..table.raw_bits() {
                         let Some(word) = raw_words.next() else { return Err(corrupt()) };
@@ -221,11 +224,17 @@ impl<'a> Matrix<'a> {
                             integers[lane] += i32::from(word[lane >> 3] >> (lane & 7) & 1) << (bit + 1);
                         }
                     }
-                    for lane in 0..LANES {
-                        integers[lane] -= table.offset();
-                        trellis_state[lane] = self.trellis.next(trellis_state[lane], integers[lane]);
+                    let mut finish = |step: usize, integers: &mut [i32; LANES]| {
+                        for lane in 0..LANES {
+                            integers[lane] -= table.offset();
+                            trellis_state[lane] = self.trellis.next(trellis_state[lane], integers[lane]);
+                        }
+                        visit(chunk, step, integers);
+                    };
+                    finish(step, &mut integers);
+                    if integers_in_symbol == 2 && step + 1 < steps {
+                        finish(step + 1, &mut second);
                     }
-                    visit(chunk, step, &integers);
                 }
             }
         }

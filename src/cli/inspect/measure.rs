@@ -1,7 +1,7 @@
 //! What a payload says about itself: rates of its columns, steps, escapes.
 
 use crate::payload::table::ClassTable;
-use crate::payload::{Matrix, Payload, PayloadError, Trellis, PADDING};
+use crate::payload::{Matrix, Payload, PayloadError, TableIdentifier, Trellis, PADDING};
 use serde::Serialize;
 
 /// Figures of one WSIC tensor; for several matrices geometry and trellis of the first one, sums of the rest.
@@ -32,7 +32,9 @@ pub(super) struct ClassReport {
     pub(super) columns: usize,
     /// Bits that an integer of the class takes if its values follow the class table; escapes come on top.
     pub(super) bits: f64,
-    /// Identifier of the standard table; absent for a table of its own.
+    /// Whether one symbol stands for two integers.
+    pairs: bool,
+    /// Identifier of the standard table (or standard pair table); absent for a table of its own.
     standard_table: Option<u8>,
     raw_bits: u32,
 }
@@ -48,9 +50,12 @@ pub(super) struct Steps {
 /// Bits for one integer whose distribution is the table's: the entropy of both parities' symbols (of parity 0 where
 /// there is no trellis), and the raw bits.
 fn table_bits(table: &ClassTable, trellis: Trellis) -> f64 {
+    let bits = |slots: f64| if slots > 0.0 { slots / 256.0 * (256.0 / slots).log2() } else { 0.0 };
     let entropy = |parity: usize| -> f64 {
-        let probabilities = table.frequencies(parity).map(|slots| f64::from(slots) / 256.0);
-        probabilities.iter().filter(|&&p| p > 0.0).map(|p| -p * p.log2()).sum()
+        match table.pairs() {
+            Some(grids) => grids[parity].frequencies().iter().map(|&slots| bits(f64::from(slots)) / 2.0).sum(),
+            None => table.frequencies(parity).iter().map(|&slots| bits(f64::from(slots))).sum(),
+        }
     };
     let coded = match trellis {
         Trellis::Scalar => entropy(0),
@@ -128,7 +133,10 @@ impl PayloadReport {
         self.classes.extend(matrix.classes().iter().map(|class| ClassReport {
             columns: live(matrix, class.chunks()),
             bits: table_bits(class.table(), matrix.trellis()),
-            standard_table: class.standard_table(),
+            pairs: class.table().pairs().is_some(),
+            standard_table: class.standard_table().map(|table| match table {
+                TableIdentifier::Single(identifier) | TableIdentifier::Pair(identifier) => identifier,
+            }),
             raw_bits: class.table().raw_bits(),
         }));
         let steps = inputs.iter().zip(matrix.stream_scales()).filter(|(&input, _)| input != PADDING);

@@ -1,17 +1,19 @@
 //! Which columns share a class table.
 
 use super::fit::best_table;
+use super::fit_pairs::best_pair_table;
 use super::histogram::{Histogram, TableCosts};
+use super::pair_histogram::{PairCodes, PairHistogram};
 use super::{index_of, padding_integer, parallel, CompactColumn};
 use crate::payload::layout::MAX_CLASSES;
-use crate::payload::standard::standard_tables;
+use crate::payload::standard::{standard_pair_tables, standard_tables};
 use crate::payload::table::ClassTable;
-use crate::payload::QuantizedMatrix;
+use crate::payload::{QuantizedMatrix, TableIdentifier, Trellis};
 use std::sync::OnceLock;
 
 /// A class of the matrix.
 pub(super) struct ChosenClass {
-    pub(super) standard: Option<u8>,
+    pub(super) standard: Option<TableIdentifier>,
     pub(super) table: ClassTable,
     pub(super) chunks: usize,
 }
@@ -23,10 +25,93 @@ const CLASS_BITS_PER_COLUMN: f64 = 0.35;
 /// Bits of a table written out: header, and about ten per run.
 const INLINE_BITS: f64 = 11.0 + 2.0 * 8.0;
 const INLINE_BITS_PER_RUN: f64 = 10.0;
+/// The same of a pair table: header, and about four per frequency.
+const INLINE_PAIR_BITS: f64 = 8.0 + 2.0 * 12.0;
+const INLINE_BITS_PER_PAIR: f64 = 4.0;
+/// What a pair table may cost more than a single table, in bits per weight: it decodes at one and a half times the speed.
+const WORTH_OF_PAIRS: f64 = 0.012;
 
-fn standard_costs() -> &'static [TableCosts] {
-    static COSTS: OnceLock<Vec<TableCosts>> = OnceLock::new();
-    COSTS.get_or_init(|| standard_tables().iter().map(TableCosts::of).collect())
+/// The costs of all standard tables.
+struct StandardCosts {
+    single: Vec<TableCosts>,
+    pairs: Vec<PairCodes>,
+}
+
+fn standard_costs() -> &'static StandardCosts {
+    static COSTS: OnceLock<StandardCosts> = OnceLock::new();
+    COSTS.get_or_init(|| StandardCosts {
+        single: standard_tables().iter().map(TableCosts::of).collect(),
+        pairs: standard_pair_tables().iter().map(PairCodes::of).collect(),
+    })
+}
+
+/// What some stream columns hold.
+struct Counts {
+    single: Histogram,
+    /// For the trellis of pairs.
+    pairs: Option<PairHistogram>,
+}
+
+impl Counts {
+    fn new(trellis: Trellis) -> Self {
+        Self { single: Histogram::new(), pairs: (trellis == Trellis::Pairs).then(PairHistogram::new) }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.single.merge(&other.single);
+        if let (Some(pairs), Some(others)) = (&mut self.pairs, &other.pairs) {
+            pairs.merge(others);
+        }
+    }
+
+    /// What counts in favour of a pair table.
+    fn worth_of_pairs(&self) -> f64 {
+        WORTH_OF_PAIRS * self.single.total()
+    }
+
+    /// Code lengths with all standard tables, single tables first; pair tables as much cheaper as they are worth.
+    fn costs(&self) -> Vec<f64> {
+        let standard = standard_costs();
+        let mut costs: Vec<f64> = standard.single.iter().map(|costs| self.single.cost(costs)).collect();
+        if let Some(pairs) = &self.pairs {
+            let worth = self.worth_of_pairs();
+            costs.extend(standard.pairs.iter().map(|codes| pairs.cost(codes) - worth));
+        }
+        costs
+    }
+
+    /// The best table: a standard one, or a fitted one where that pays for its storage.
+    fn best_table(&self) -> (Option<TableIdentifier>, ClassTable) {
+        let least = |costs: &[f64]| costs.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let costs = self.costs();
+        let (single, pairs) = costs.split_at(standard_tables().len());
+        let mut best: Option<(f64, Option<TableIdentifier>, ClassTable)> = None;
+        let mut offer = |cost: f64, identifier, table: ClassTable| {
+            if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                best = Some((cost, identifier, table));
+            }
+        };
+        let pair_cost = least(pairs);
+        if let (Some((index, cost)), Some(counts)) = (pair_cost, &self.pairs) {
+            offer(cost, Some(TableIdentifier::Pair(index as u8)), standard_pair_tables()[index].clone());
+            let (table, bits) = best_pair_table(counts);
+            let stored: usize = table.pairs().map_or(0, |g| g.iter().map(|g| g.frequencies().len()).sum());
+            let storage = INLINE_PAIR_BITS + INLINE_BITS_PER_PAIR * stored as f64;
+            offer(bits + storage - self.worth_of_pairs(), None, table);
+        }
+        if let Some((index, cost)) = least(single) {
+            offer(cost, Some(TableIdentifier::Single(index as u8)), standard_tables()[index].clone());
+            // A fit cannot win if even a perfect one would not pay: skip the search on small classes.
+            let least_storage = INLINE_BITS + INLINE_BITS_PER_RUN * 8.0;
+            let pairs_win = pair_cost.is_some_and(|(_, pairs)| pairs + 0.03 * self.single.total() < cost);
+            if cost > least_storage && !pairs_win {
+                let (table, bits) = best_table(&self.single);
+                let runs = table.runs(0).len() + table.runs(1).len();
+                offer(bits + INLINE_BITS + INLINE_BITS_PER_RUN * runs as f64, None, table);
+            }
+        }
+        best.map(|(_, identifier, table)| (identifier, table)).expect("there are standard tables")
+    }
 }
 
 /// Chooses classes: the classes in stream order (narrow to wide) and the class of each stream column.
@@ -46,74 +131,70 @@ pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) ->
         let start = (chunk * width).saturating_sub(padding);
         &order[start..(chunk + 1) * width - padding]
     };
-    let histograms = parallel(chunks, threads, |range| {
-        range.map(|chunk| chunk_histogram(matrix, members(chunk))).collect()
+    let counted = parallel(chunks, threads, |range| {
+        let count = |chunk| {
+            let counts = count(matrix, members(chunk));
+            let costs = counts.costs();
+            (counts, costs)
+        };
+        range.map(count).collect()
     });
     let mut penalty = CLASS_BITS + CLASS_BITS_PER_COLUMN * columns as f64 / 4.0;
-    let mut groups = segment(&histograms, penalty);
+    let costs: Vec<&[f64]> = counted.iter().map(|(_, costs)| costs.as_slice()).collect();
+    let mut groups = segment(&costs, penalty);
     while groups.len() > MAX_CLASSES {
         penalty *= 1.5;
-        groups = segment(&histograms, penalty);
+        groups = segment(&costs, penalty);
     }
     let mut classes = Vec::with_capacity(groups.len());
     let mut class_of = vec![0u8; columns];
     let mut first = 0;
-    for (index, (chunks, standard)) in groups.into_iter().enumerate() {
-        let mut histogram = Histogram::new();
-        for (chunk, counts) in histograms.iter().enumerate().skip(first).take(chunks) {
-            histogram.merge(counts);
+    for (index, chunks) in groups.into_iter().enumerate() {
+        let mut counts = Counts::new(matrix.trellis);
+        for (chunk, (here, _)) in counted.iter().enumerate().skip(first).take(chunks) {
+            counts.merge(here);
             members(chunk).iter().for_each(|&c| class_of[c] = index as u8);
         }
-        classes.push(choose_table(&histogram, standard, chunks));
+        let (standard, table) = counts.best_table();
+        classes.push(ChosenClass { standard, table, chunks });
         first += chunks;
     }
     (classes, class_of)
 }
 
-/// The standard table found by the segmentation, or a fitted one where that pays for its storage.
-fn choose_table(histogram: &Histogram, standard: usize, chunks: usize) -> ChosenClass {
-    let standard_bits = histogram.cost(&standard_costs()[standard]);
-    let table = &standard_tables()[standard];
-    // A fit cannot win if even a perfect one would not pay: skip the search on small classes.
-    let least_storage = INLINE_BITS + INLINE_BITS_PER_RUN * 8.0;
-    if standard_bits > least_storage {
-        let (fitted, bits) = best_table(histogram);
-        let runs = fitted.runs(0).len() + fitted.runs(1).len();
-        if bits + INLINE_BITS + INLINE_BITS_PER_RUN * (runs as f64) < standard_bits {
-            return ChosenClass { standard: None, table: fitted, chunks };
-        }
-    }
-    ChosenClass { standard: Some(standard as u8), table: table.clone(), chunks }
-}
-
-/// Histogram of the indices of some stream columns.
-fn chunk_histogram(matrix: &QuantizedMatrix<CompactColumn>, members: &[usize]) -> Histogram {
-    let mut histogram = Histogram::new();
+/// Counts of the indices of some stream columns.
+fn count(matrix: &QuantizedMatrix<CompactColumn>, members: &[usize]) -> Counts {
+    let mut counts = Counts::new(matrix.trellis);
     for &member in members {
         let column = &matrix.stream[member];
         for path in matrix.geometry.paths(matrix.rows) {
-            let mut state = 0;
+            let (mut state, mut before) = (0, 0);
             for i in 0..path.len {
                 let m = column.get(path.first + i * path.stride);
                 let q = padding_integer(matrix.trellis, state);
-                histogram.add(q as usize, index_of(m, q));
+                let index = index_of(m, q);
+                counts.single.add(q as usize, index);
+                if let Some(pairs) = counts.pairs.as_mut().filter(|_| i % 2 == 1) {
+                    pairs.add(q as usize, [before, index]);
+                }
+                before = index;
                 state = matrix.trellis.next(state, m);
             }
         }
     }
-    histogram
+    counts
 }
 
-/// Cuts the chunks into consecutive groups with one standard table each: least code length plus `penalty` bits for
-/// each group. Returns chunks and table of each group.
-fn segment(histograms: &[Histogram], penalty: f64) -> Vec<(usize, usize)> {
-    let costs = standard_costs();
+/// Cuts the chunks into consecutive groups with one standard table each, given each chunk's code length with every
+/// table: least code length plus `penalty` bits for each group. Returns the chunks of each group.
+fn segment(chunks: &[&[f64]], penalty: f64) -> Vec<usize> {
+    let tables = chunks.first().map_or(0, |costs| costs.len());
     // best[t]: least cost so far with the current group coded by table t; from[chunk][t]: whether a group starts there.
-    let mut best = vec![0.0f64; costs.len()];
-    let mut starts: Vec<Vec<Option<usize>>> = Vec::with_capacity(histograms.len());
+    let mut best = vec![0.0f64; tables];
+    let mut starts: Vec<Vec<Option<usize>>> = Vec::with_capacity(chunks.len());
     let mut previous: Option<(usize, f64)> = None;
-    for histogram in histograms {
-        let mut start = vec![None; costs.len()];
+    for costs in chunks {
+        let mut start = vec![None; tables];
         for (t, cost) in costs.iter().enumerate() {
             if let Some((table, least)) = previous {
                 if least + penalty < best[t] {
@@ -121,7 +202,7 @@ fn segment(histograms: &[Histogram], penalty: f64) -> Vec<(usize, usize)> {
                     start[t] = Some(table);
                 }
             }
-            best[t] += histogram.cost(cost);
+            best[t] += cost;
         }
         starts.push(start);
         previous = best.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
@@ -132,11 +213,11 @@ fn segment(histograms: &[Histogram], penalty: f64) -> Vec<(usize, usize)> {
     for start in starts.iter().rev() {
         length += 1;
         if let Some(before) = start[table] {
-            groups.push((length, table));
+            groups.push(length);
             (length, table) = (0, before);
         }
     }
-    groups.push((length, table));
+    groups.push(length);
     groups.reverse();
     groups
 }

@@ -21,7 +21,7 @@ struct Shape {
 /// Integer frequencies (at least 1 each, 256 together) that minimise the code length of `weights`, and that length.
 ///
 /// Adding slots one at a time where they save most is optimal because the saving of each further slot decreases.
-fn frequencies(weights: &[f64]) -> (Vec<u16>, f64) {
+pub(super) fn frequencies(weights: &[f64]) -> (Vec<u16>, f64) {
     let mut slots = vec![1u16; weights.len()];
     let gain = |weight: f64, f: u16| (weight + 1e-9) * ((f64::from(f) + 1.0) / f64::from(f)).log2();
     let mut gains: Vec<f64> = weights.iter().map(|&w| gain(w, 1)).collect();

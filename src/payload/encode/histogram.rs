@@ -41,6 +41,12 @@ impl Histogram {
         self.counts[q][(k + REACH) as usize] = weight;
     }
 
+    /// Indices and counts of parity `q`.
+    #[cfg(test)]
+    pub(crate) fn counts_of(&self, q: usize) -> impl Iterator<Item = (i32, f64)> + '_ {
+        self.counts[q].iter().enumerate().map(|(slot, &count)| (slot as i32 - REACH, count))
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         for q in 0..2 {
             for (a, b) in self.counts[q].iter_mut().zip(&other.counts[q]) {

@@ -7,8 +7,10 @@
 mod classes;
 mod compact;
 mod fit;
+mod fit_pairs;
 mod histogram;
 mod layout;
+mod pair_histogram;
 mod tile;
 
 use super::crc32c::crc32c;
@@ -331,7 +333,7 @@ fn parallel<T: Send>(
     })
 }
 
-/// Walks the trellis of one matrix: integers that pad a chunk or a tile are those of index 0.
+/// Integers that pad a chunk or a tile are those of index 0.
 fn padding_integer(trellis: Trellis, state: u8) -> i32 {
     trellis.parity(state)
 }
