@@ -168,10 +168,10 @@ fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> V
                 let mut state = 0;
                 for i in 0..path.len {
                     let row = path.first + i * path.stride;
-                    let q = f64::from(Trellis::EightState.parity(state));
+                    let q = f64::from(Trellis::Pairs.parity(state));
                     let m = (2.0 * ((draws[row % period] - q) / 2.0).round() + q) as i32;
                     integers[row] = m;
-                    state = Trellis::EightState.next(state, m);
+                    state = Trellis::Pairs.next(state, m);
                 }
             }
             let scale = (100.0 - 8.0 * octaves).clamp(0.0, 255.0) as u16;
@@ -182,7 +182,7 @@ fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> V
         rows,
         columns,
         geometry,
-        trellis: Trellis::EightState,
+        trellis: Trellis::Pairs,
         tensor_scale: 1e-4,
         column_scale_kind: ScaleKind::Log8,
         stream,

@@ -12,17 +12,41 @@ use crate::payload::{Trellis, LANES};
 /// Trellis states that the table distinguishes.
 const STATES: usize = 8;
 
-/// By trellis state and slot: frequency, rank, value and next trellis state, one byte each from the lowest.
+/// By trellis state and slot: frequency, rank, value and next trellis state, one byte each from the lowest. With the
+/// trellis of pairs states 0 and 1 stand for the two parities, and the last byte is the second value of a pair.
 #[derive(Clone, Debug)]
 pub(super) struct ScalarTable {
     entries: [u32; STATES * SLOTS],
     /// Next trellis state by value's index bit and state, for classes whose index has raw low bits.
     next: [[u8; STATES]; 2],
+    kind: Kind,
 }
+
+/// What a symbol of a class stands for, and how the trellis goes on from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    /// One integer; the trellis has at most [`STATES`] states.
+    Single,
+    /// One integer of the trellis of pairs.
+    HalfPair,
+    /// Two integers.
+    Pair,
+}
+
+/// [`Kind`] as constants for generic code.
+const SINGLE: u8 = Kind::Single as u8;
+const HALF_PAIR: u8 = Kind::HalfPair as u8;
+const PAIR: u8 = Kind::Pair as u8;
 
 impl ScalarTable {
     pub(super) fn new(table: &ClassTable, trellis: Trellis) -> Self {
-        let mut this = Self { entries: [0; STATES * SLOTS], next: [[0; STATES]; 2] };
+        let kind = match (trellis, table.pairs()) {
+            (_, Some(_)) => Kind::Pair,
+            (Trellis::Pairs, None) => Kind::HalfPair,
+            (Trellis::Scalar | Trellis::EightState, None) => Kind::Single,
+        };
+        let mut this = Self { entries: [0; STATES * SLOTS], next: [[0; STATES]; 2], kind };
         for state in 0..STATES {
             for bit in 0..2 {
                 // An integer whose index is `bit`: m = 2 * bit + parity.
@@ -33,6 +57,7 @@ impl ScalarTable {
                 let entry = table.entries()[usize::from(runs[slot])];
                 let rank = slot as u8 - entry.rank_base;
                 let next = this.next[usize::from(entry.value >> 1 & 1)][state];
+                let next = if kind == Kind::Pair { entry.second } else { next };
                 this.entries[state * SLOTS + slot] =
                     u32::from_le_bytes([entry.frequency, rank, entry.value, next]);
             }
@@ -55,6 +80,21 @@ struct Lanes {
     /// Frequencies and ranks, values and next trellis states: what the lookup found.
     lower: [u16; LANES],
     upper: [u16; LANES],
+    /// States of the trellis of pairs, and the first values of the pairs under way.
+    pair_state: [u8; LANES],
+    first: [u8; LANES],
+}
+
+impl Lanes {
+    /// Moves the trellis of pairs past the pairs of values `first` and `second`.
+    fn finish_pairs(&mut self, first: &Step, second: &Step) {
+        for lane in 0..LANES {
+            // Offsets are multiples of 4, so bit 1 of a value is the low bit of its index.
+            let state = Trellis::after_pair(self.pair_state[lane], (first[lane] ^ second[lane]) >> 1);
+            self.pair_state[lane] = state;
+            self.trellis[lane] = u16::from(state & 1) << 8;
+        }
+    }
 }
 
 /// Decodes `chunks` chunks of `N` tiles; `sink` gets the values of each (tile, chunk, step).
@@ -62,7 +102,7 @@ struct Lanes {
 /// Lookups go lane by lane, arithmetic over all lanes in loops that compilers turn into vector instructions, and only
 /// the lanes that need a byte (a quarter of them at 2 bits per weight) are visited to get one.
 #[inline(always)]
-fn run<const N: usize, const RAW: bool>(
+fn run<const N: usize, const KIND: u8, const RAW: bool>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
@@ -73,7 +113,9 @@ fn run<const N: usize, const RAW: bool>(
     let mut tiles: [Lanes; N] = std::array::from_fn(|tile| {
         let pair = |lane: usize| u16::from_be_bytes([states[tile].high[lane], states[tile].low[lane]]);
         let zero = [0; LANES];
-        Lanes { x: std::array::from_fn(pair), trellis: zero, lower: zero, upper: zero }
+        let x = std::array::from_fn(pair);
+        let none = [0; LANES];
+        Lanes { x, trellis: zero, lower: zero, upper: zero, pair_state: none, first: none }
     });
     for chunk in 0..chunks {
         let mut raw: [&[u8]; N] = [&[]; N];
@@ -85,8 +127,9 @@ fn run<const N: usize, const RAW: bool>(
             }
             bytes[tile] = state.chunk_bytes();
             tiles[tile].trellis = [0; LANES];
+            tiles[tile].pair_state = [0; LANES];
         }
-        for step in 0..steps {
+        for step in (0..steps).step_by(if KIND == PAIR { 2 } else { 1 }) {
             for lanes in &mut tiles {
                 for lane in 0..LANES {
                     let index = usize::from(lanes.trellis[lane] | lanes.x[lane] & 255) & (STATES * SLOTS - 1);
@@ -104,7 +147,9 @@ fn run<const N: usize, const RAW: bool>(
                     lanes.x[lane] = x;
                     below[lane] = u8::from(x < 256);
                     values[lane] = upper as u8;
-                    lanes.trellis[lane] = if RAW { lanes.trellis[lane] } else { upper & 0xFF00 };
+                    if KIND == SINGLE && !RAW {
+                        lanes.trellis[lane] = upper & 0xFF00;
+                    }
                 }
                 // The chunk's bytes are one more vector than all its symbols can take.
                 let Some(window) = bytes[tile][taken[tile]..].first_chunk::<LANES>() else { return };
@@ -120,12 +165,26 @@ fn run<const N: usize, const RAW: bool>(
                 if RAW {
                     let Some(rest) = add_raw_bits(&mut values, raw[tile], class.raw_bits) else { return };
                     raw[tile] = rest;
+                }
+                if KIND == SINGLE && RAW {
                     for (state, value) in lanes.trellis.iter_mut().zip(&values) {
                         let before = usize::from(*state >> 8) & (STATES - 1);
                         *state = u16::from(table.next[usize::from(value >> 1 & 1)][before]) << 8;
                     }
                 }
                 sink(tile, chunk, step, &values);
+                if KIND == PAIR {
+                    let second = lanes.upper.map(|upper| (upper >> 8) as u8);
+                    if step + 1 < steps {
+                        sink(tile, chunk, step + 1, &second);
+                    }
+                    lanes.finish_pairs(&values, &second);
+                } else if KIND == HALF_PAIR && step % 2 == 0 {
+                    lanes.first = values;
+                } else if KIND == HALF_PAIR {
+                    let first = lanes.first;
+                    lanes.finish_pairs(&first, &values);
+                }
             }
         }
         for (state, taken) in states.iter_mut().zip(taken) {
@@ -176,20 +235,29 @@ fn run_class(
     states: &mut [TileState<'_>],
     sink: impl FnMut(usize, usize, usize, &Step),
 ) {
-    match (states, class.raw_bits) {
-        (states, 0) if states.len() == 2 => {
-            if let Ok(states) = states.try_into() {
-                run::<2, false>(class, chunks, steps, states, sink);
-            }
-        }
-        ([state], 0) => run::<1, false>(class, chunks, steps, std::array::from_mut(state), sink),
-        (states, _) => {
-            let mut sink = sink;
-            for (tile, state) in states.iter_mut().enumerate() {
-                let sink = |_, chunk, step, values: &Step| sink(tile, chunk, step, values);
-                run::<1, true>(class, chunks, steps, std::array::from_mut(state), sink);
-            }
-        }
+    let Some(kind) = table_of(class).map(|table| table.kind) else { return };
+    match (kind, class.raw_bits > 0) {
+        (Kind::Single, false) => run_tiles::<SINGLE, false>(class, chunks, steps, states, sink),
+        (Kind::Single, true) => run_tiles::<SINGLE, true>(class, chunks, steps, states, sink),
+        (Kind::HalfPair, false) => run_tiles::<HALF_PAIR, false>(class, chunks, steps, states, sink),
+        (Kind::HalfPair, true) => run_tiles::<HALF_PAIR, true>(class, chunks, steps, states, sink),
+        (Kind::Pair, _) => run_tiles::<PAIR, false>(class, chunks, steps, states, sink),
+    }
+}
+
+fn run_tiles<const KIND: u8, const RAW: bool>(
+    class: &ClassPlan,
+    chunks: usize,
+    steps: usize,
+    states: &mut [TileState<'_>],
+    mut sink: impl FnMut(usize, usize, usize, &Step),
+) {
+    if let (false, Ok(states)) = (RAW, <&mut [TileState<'_>; 2]>::try_from(&mut *states)) {
+        return run::<2, KIND, RAW>(class, chunks, steps, states, sink);
+    }
+    for (tile, state) in states.iter_mut().enumerate() {
+        let sink = |_, chunk, step, values: &Step| sink(tile, chunk, step, values);
+        run::<1, KIND, RAW>(class, chunks, steps, std::array::from_mut(state), sink);
     }
 }
 

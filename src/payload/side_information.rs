@@ -69,11 +69,7 @@ struct TableContexts {
 
 impl TableContexts {
     fn new() -> Self {
-        Self {
-            symbol: TreeContexts::new(6),
-            length: NumberContexts::new(),
-            frequency: NumberContexts::new(),
-        }
+        Self { symbol: TreeContexts::new(6), length: NumberContexts::new(), frequency: NumberContexts::new() }
     }
 }
 
@@ -156,7 +152,8 @@ fn read_pair_table(
         Ok((smallest, side, frequencies))
     };
     // Both parities are read before the other rules are checked: reading can be refused too, as another class.
-    let grids = [grid()?, grid()?].map(|(smallest, side, frequencies)| PairGrid::new(smallest, side, frequencies));
+    let grids =
+        [grid()?, grid()?].map(|(smallest, side, frequencies)| PairGrid::new(smallest, side, frequencies));
     let [even, odd] = grids;
     let table = even.and_then(|even| ClassTable::of_pairs([even, odd?]));
     table.map_err(|e| e.shifted(decoder.position()))

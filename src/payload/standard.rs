@@ -50,7 +50,9 @@ pub fn standard_pair_tables() -> &'static [ClassTable] {
     TABLES.get_or_init(|| {
         let lines = PAIR_TEXT.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         lines
-            .map(|line| parse_pair_table(line).expect("spec/standard-pair-tables.txt is checked by the tests"))
+            .map(|line| {
+                parse_pair_table(line).expect("spec/standard-pair-tables.txt is checked by the tests")
+            })
             .collect()
     })
 }

@@ -53,7 +53,9 @@ fn table_bits(table: &ClassTable, trellis: Trellis) -> f64 {
     let bits = |slots: f64| if slots > 0.0 { slots / 256.0 * (256.0 / slots).log2() } else { 0.0 };
     let entropy = |parity: usize| -> f64 {
         match table.pairs() {
-            Some(grids) => grids[parity].frequencies().iter().map(|&slots| bits(f64::from(slots)) / 2.0).sum(),
+            Some(grids) => {
+                grids[parity].frequencies().iter().map(|&slots| bits(f64::from(slots)) / 2.0).sum()
+            }
             None => table.frequencies(parity).iter().map(|&slots| bits(f64::from(slots))).sum(),
         }
     };

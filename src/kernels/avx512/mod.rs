@@ -12,6 +12,7 @@
 //! fourth with one of those, so that it pays to replace one by another where that evens the load.
 
 mod flush;
+mod pairs;
 mod product;
 mod table;
 
@@ -28,6 +29,9 @@ use table::{Bytes64, Lookup, HIGH_OF_BOTH, LOW_OF_BOTH};
 
 /// Most tiles decoded in turn.
 pub(super) const INTERLEAVE: usize = 6;
+
+/// Bit of a value u = 2k + parity + offset that is the low bit of the index k: the offset is a multiple of 4.
+const INDEX_BIT: i8 = 2;
 
 /// How far ahead of the decoder the stream is fetched.
 const PREFETCH: usize = 1024;
@@ -153,6 +157,12 @@ unsafe fn by_table<const N: usize, const TERMS: usize>(
             (Lookup::Any | Lookup::Few, _) => {
                 run::<N, ANY, true, TERMS>(class, chunks, steps, activations, states, target);
             }
+            (Lookup::Pairs, false) => {
+                pairs::run::<N, false, TERMS>(class, chunks, steps, activations, states, target);
+            }
+            (Lookup::Pairs, true) => {
+                pairs::run::<N, true, TERMS>(class, chunks, steps, activations, states, target);
+            }
         }
     }
 }
@@ -200,9 +210,9 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     let frequency = [load(&table.frequency[0]), load(&table.frequency[1])];
     let rank_base = [load(&table.rank_base[0]), load(&table.rank_base[1])];
     let value = [load(&table.value[0]), load(&table.value[1])];
-    let transitions = load(&table.transitions);
+    let transitions = [load(&table.transitions[0]), load(&table.transitions[1])];
     let group_bits = _mm512_set1_epi8(63);
-    let value_bits = _mm512_set1_epi8(31);
+    let index_bit = _mm512_set1_epi8(INDEX_BIT);
     let low_bytes = _mm512_set1_epi16(255);
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
@@ -239,6 +249,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 64, 0),
             _ => (out.cast_const(), target.tile_stride, target.term_stride, 64),
         };
+        let [mut now, mut then] = transitions;
         for _ in 0..steps {
             let mut run = [zero; N];
             // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores bit 7.
@@ -278,8 +289,8 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
                         u = _mm512_mask_add_epi8(u, plane, u, _mm512_set1_epi8(2 << bit));
                     }
                 }
-                let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], u, value_bits);
-                trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
+                let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], u, index_bit);
+                trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, now);
                 let slot = out.add(k * target.tile_stride);
                 for term in 0..TERMS {
                     let sum = _mm512_load_si512(from.add(k * from_tile + term * from_term).cast());
@@ -335,6 +346,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             }
             out = out.add(64);
             from = from.wrapping_add(from_step);
+            (now, then) = (then, now);
         }
         for k in 0..N {
             states[k].chunk_end(at[k].offset_from(start[k]) as usize);

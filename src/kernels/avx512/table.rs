@@ -1,7 +1,7 @@
 //! Class tables in the form of the AVX-512 kernels, and the byte selections that they use.
 
 use crate::payload::table::ClassTable;
-use crate::payload::{Trellis, LANES, NEXT_STATE};
+use crate::payload::{Trellis, LANES};
 
 /// A register of bytes in memory.
 #[repr(C, align(64))]
@@ -24,8 +24,10 @@ pub(in super::super) struct Avx512Table {
     pub(super) frequency: [Bytes64; 2],
     pub(super) rank_base: [Bytes64; 2],
     pub(super) value: [Bytes64; 2],
-    /// Next trellis state: see [`transition_matrix`].
-    pub(super) transitions: Bytes64,
+    /// Value of the second integer of a pair.
+    pub(super) second: [Bytes64; 2],
+    /// Next trellis state after even and odd steps: see [`transitions`]. Pairs make the second one.
+    pub(super) transitions: [Bytes64; 2],
     pub(super) lookup: Lookup,
     /// Whether a frequency exceeds 127, which `vpmaddubsw` would take as negative.
     pub(super) wide: bool,
@@ -46,6 +48,8 @@ pub(super) enum Lookup {
     Simple,
     /// The run of the group's first slot plus the runs that start up to the slot.
     Any,
+    /// The same for a pair table, of up to 128 runs.
+    Pairs,
 }
 
 impl Avx512Table {
@@ -56,7 +60,8 @@ impl Avx512Table {
             frequency: [Bytes64::ZERO; 2],
             rank_base: [Bytes64::ZERO; 2],
             value: [Bytes64::ZERO; 2],
-            transitions: transition_matrix(trellis),
+            second: [Bytes64::ZERO; 2],
+            transitions: transitions(trellis),
             lookup: Lookup::Any,
             wide: table.entries().iter().any(|entry| entry.frequency > 127),
         };
@@ -75,6 +80,7 @@ impl Avx512Table {
         }
         let few = !this.wide && table.raw_bits() == 0 && table.entries().len() <= FEW_RUNS;
         this.lookup = match (simple, few) {
+            _ if table.pairs().is_some() => Lookup::Pairs,
             (true, true) => Lookup::Few,
             (true, false) => Lookup::Simple,
             (false, _) => Lookup::Any,
@@ -86,9 +92,10 @@ impl Avx512Table {
                 this.frequency[place / 64].0[place % 64] = entry.frequency;
                 this.rank_base[place / 64].0[place % 64] = entry.rank_base;
                 this.value[place / 64].0[place % 64] = entry.value;
+                this.second[place / 64].0[place % 64] = entry.second;
             }
         }
-        if this.lookup != Lookup::Any {
+        if matches!(this.lookup, Lookup::Few | Lookup::Simple) {
             for (runs, starts) in this.runs.iter_mut().zip(&this.starts) {
                 for (group, (run, starts)) in runs.0.iter_mut().zip(&starts.0).enumerate() {
                     // From the slot on where the next run starts, the sum reaches the next multiple of 4.
@@ -101,27 +108,57 @@ impl Avx512Table {
     }
 }
 
-/// The transition of the trellis as a matrix over GF(2), in the form of `vgf2p8affineqb`. A byte holds bit 0 of the
-/// state (the parity) in bit 6, bit 1 in bit 7 and bit 2 in bit 5, and the low bit of the index in bit 1.
-fn transition_matrix(trellis: Trellis) -> Bytes64 {
-    const PLACES: [usize; 3] = [6, 7, 5];
-    let mut rows = [0u8; 8];
-    if trellis == Trellis::EightState {
-        let mut add = |column: usize, state: u8| {
-            for (bit, place) in PLACES.into_iter().enumerate() {
-                // The matrix's row of result bit i is byte 7 - i.
-                rows[7 - place] |= (state >> bit & 1) << column;
+/// Bits of a byte that hold the trellis state, from its lowest (the parity) on.
+const STATE_PLACES: [usize; 6] = [6, 7, 5, 4, 3, 2];
+/// The low bit of an integer's index: [`super::INDEX_BIT`].
+const INDEX_PLACE: usize = 1;
+/// The low bit of the index of a pair's first integer.
+const FIRST_INDEX_PLACE: usize = 0;
+
+/// The transitions of the trellis after even and after odd steps as matrices over GF(2), in the form of
+/// `vgf2p8affineqb`. A pair that is decoded at once moves by the second one, with the sum of its two index bits in
+/// place of the index bit.
+fn transitions(trellis: Trellis) -> [Bytes64; 2] {
+    // A linear map is what it does to single bits: what becomes of the byte with bit `place` set.
+    let byte_of = |state: u8| {
+        STATE_PLACES.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
+    };
+    let linear = |image: &dyn Fn(usize) -> u8| {
+        // The matrix's row of result bit i is byte 7 - i.
+        let mut rows = [0u8; 8];
+        for place in 0..8 {
+            for bit in 0..8 {
+                rows[7 - bit] |= (image(place) >> bit & 1) << place;
             }
-        };
-        // A linear map is what it does to single bits.
-        add(1, NEXT_STATE[0][1]);
-        for (bit, place) in PLACES.into_iter().enumerate() {
-            add(place, NEXT_STATE[1 << bit][0]);
+        }
+        let mut matrix = Bytes64::ZERO;
+        matrix.0.as_chunks_mut::<8>().0.fill(rows);
+        matrix
+    };
+    let state_of = |place: usize| STATE_PLACES.iter().position(|&p| p == place).map(|bit| 1u8 << bit);
+    match trellis {
+        Trellis::Scalar => [linear(&|_| 0); 2],
+        Trellis::EightState => {
+            let image = |place: usize| match state_of(place) {
+                Some(state) if state < 8 => byte_of(trellis.next(state, 0)),
+                _ if place == INDEX_PLACE => byte_of(trellis.next(0, 2)),
+                _ => 0,
+            };
+            [linear(&image); 2]
+        }
+        Trellis::Pairs => {
+            let after_first = |place: usize| match state_of(place) {
+                Some(state) => byte_of(state),
+                None if place == INDEX_PLACE => 1 << FIRST_INDEX_PLACE,
+                None => 0,
+            };
+            let after_second = |place: usize| match state_of(place) {
+                Some(state) => byte_of(Trellis::after_pair(state, 0)),
+                None => byte_of(Trellis::after_pair(0, 1)),
+            };
+            [linear(&after_first), linear(&after_second)]
         }
     }
-    let mut matrix = Bytes64::ZERO;
-    matrix.0.as_chunks_mut::<8>().0.fill(rows);
-    matrix
 }
 
 /// Selects the low byte of each 16-bit lane: even lanes from the first operand, odd lanes from the second.
@@ -164,9 +201,38 @@ mod tests {
         match table.lookup {
             Lookup::Few => usize::from(sum),
             Lookup::Simple => usize::from(sum >> 2),
-            Lookup::Any => {
+            Lookup::Any | Lookup::Pairs => {
                 let up_to_slot = 0x0F07_0301u32.to_le_bytes()[usize::from(slot) % GROUP];
                 usize::from(first) + (table.starts[q].0[group] & up_to_slot).count_ones() as usize
+            }
+        }
+    }
+
+    /// What a transition makes of a byte, bit by bit.
+    fn apply(matrix: &Bytes64, byte: u8) -> u8 {
+        (0..8).fold(0, |result, bit| result | ((matrix.0[7 - bit] & byte).count_ones() as u8 & 1) << bit)
+    }
+
+    #[test]
+    fn transitions_are_those_of_the_trellis() {
+        let byte_of = |state: u8| {
+            STATE_PLACES.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
+        };
+        for trellis in [Trellis::Scalar, Trellis::EightState, Trellis::Pairs] {
+            let matrices = transitions(trellis);
+            let states = if trellis == Trellis::Pairs { 64 } else { 8 };
+            for (state, ks) in (0..states).flat_map(|state| (0..4).map(move |ks| (state, [ks & 1, ks >> 1])))
+            {
+                let (mut byte, mut expected) = (byte_of(state), state);
+                for (matrix, k) in matrices.iter().zip(ks) {
+                    byte = apply(matrix, byte & !2 | (k as u8) << 1);
+                    expected = trellis.next(expected, 2 * k + i32::from(expected & 1));
+                }
+                assert_eq!(byte, byte_of(expected), "{trellis:?} {state} {ks:?}");
+                if trellis == Trellis::Pairs {
+                    let pair = apply(&matrices[1], byte_of(state) | ((ks[0] ^ ks[1]) as u8) << 1);
+                    assert_eq!(pair, byte);
+                }
             }
         }
     }

@@ -61,7 +61,8 @@ impl PairHistogram {
 
     /// Bits that a table with these `codes` needs, escapes included; ideal code lengths.
     pub(crate) fn cost(&self, codes: &PairCodes) -> f64 {
-        let inside = |q: usize| self.counts[q].iter().zip(&codes.bits[q]).map(|(n, bits)| n * bits).sum::<f64>();
+        let inside =
+            |q: usize| self.counts[q].iter().zip(&codes.bits[q]).map(|(n, bits)| n * bits).sum::<f64>();
         inside(0) + inside(1) + self.outside * escape_bits()
     }
 }
@@ -114,9 +115,8 @@ impl PairCodes {
 /// Indices and code lengths of a grid's pairs, in slot order.
 fn coded_pairs(grid: &PairGrid) -> Vec<([i32; 2], f64)> {
     let index = |symbol: u8| i32::from(grid.smallest()) + i32::from(symbol);
-    let coded = |pair: Pair| {
-        ([index(pair.first), index(pair.second)], (256.0 / f64::from(pair.frequency)).log2())
-    };
+    let coded =
+        |pair: Pair| ([index(pair.first), index(pair.second)], (256.0 / f64::from(pair.frequency)).log2());
     grid.in_slot_order().into_iter().map(coded).collect()
 }
 

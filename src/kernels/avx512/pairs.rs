@@ -1,0 +1,161 @@
+//! The loop over classes with pair tables: one lookup, one multiplication and one refill for two integers.
+//!
+//! Same steps as in the loop of the parent module. A pair table has up to 128 runs, of which many begin in one group of
+//! slots, so the run of a slot is that of its group's first slot plus the runs that start up to it; four attributes
+//! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
+//! take 25 for 64.
+
+use super::table::{HIGH_OF_BOTH, LOW_OF_BOTH};
+use super::{load, start_values, table_of, ClassPlan, Target, INDEX_BIT, PREFETCH};
+use crate::kernels::activations::lanes_of_term;
+use crate::kernels::stream::TileState;
+use std::arch::x86_64::*;
+
+/// See `super::run`. `GENERAL` is for frequencies above 127.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
+)]
+pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize>(
+    class: &ClassPlan,
+    chunks: usize,
+    steps: usize,
+    activations: &[i8],
+    states: &mut [TileState<'_>],
+    target: Target,
+) {
+    const EVEN: __mmask64 = 0x5555_5555_5555_5555;
+    let table = table_of(class);
+    let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
+    let zero = _mm512_setzero_si512();
+    let both = |tables: &[_; 2]| [load(&tables[0]), load(&tables[1])];
+    let (runs, starts) = (both(&table.runs), both(&table.starts));
+    let (frequency, rank_base) = (both(&table.frequency), both(&table.rank_base));
+    let (first_value, second_value) = (both(&table.value), both(&table.second));
+    let transitions = load(&table.transitions[1]);
+    let group_bits = _mm512_set1_epi8(63);
+    let index_bit = _mm512_set1_epi8(INDEX_BIT);
+    let low_bytes = _mm512_set1_epi16(255);
+    // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
+    let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
+    let low_of_both = load(&LOW_OF_BOTH);
+    let high_of_both = load(&HIGH_OF_BOTH);
+    let width = class.width;
+    let start_values = target.start.map(|start| start.map(|start| start_values(start, width)));
+
+    let (mut high, mut low) = ([zero; N], [zero; N]);
+    for k in 0..N {
+        high[k] = _mm512_load_si512(states[k].high.as_ptr().cast());
+        low[k] = _mm512_load_si512(states[k].low.as_ptr().cast());
+    }
+    for chunk in 0..chunks {
+        let mut x = [zero; TERMS];
+        for term in 0..TERMS {
+            let of_chunk = &activations[chunk * width * TERMS..(chunk + 1) * width * TERMS];
+            x[term] = _mm512_loadu_si512(lanes_of_term(of_chunk, TERMS, term).as_ptr().cast());
+        }
+        let mut trellis = [zero; N];
+        let mut start = [std::ptr::null::<u8>(); N];
+        for k in 0..N {
+            start[k] = states[k].chunk_start();
+        }
+        let mut at = start;
+        let mut out = target.base.add(chunk * target.chunk_stride);
+        // Where the accumulators of the first step, tile and term come from; the next tile's, term's and step's.
+        let (mut from, from_tile, from_term, from_step) = match &start_values {
+            Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 64, 0),
+            _ => (out.cast_const(), target.tile_stride, target.term_stride, 64),
+        };
+        for pair in 0..steps.div_ceil(2) {
+            // The last pair has no second step if their number is odd.
+            let whole = 2 * pair + 1 < steps;
+            let mut run = [zero; N];
+            // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores bit 7.
+            for k in 0..N {
+                let slot = _mm512_srli_epi16::<2>(low[k]);
+                run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
+            }
+            for k in 0..N {
+                let before = _mm512_and_si512(
+                    _mm512_permutex2var_epi8(starts[0], run[k], starts[1]),
+                    _mm512_permutexvar_epi8(low[k], up_to_slot),
+                );
+                let first = _mm512_permutex2var_epi8(runs[0], run[k], runs[1]);
+                run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
+            }
+            // Values, their products and the next trellis state: nothing below needs them, and registers are few.
+            for k in 0..N {
+                let u = _mm512_permutex2var_epi8(first_value[0], run[k], first_value[1]);
+                let second = _mm512_permutex2var_epi8(second_value[0], run[k], second_value[1]);
+                let branch = _mm512_xor_si512(u, second);
+                let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], branch, index_bit);
+                trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
+                let slot = out.add(k * target.tile_stride);
+                for term in 0..TERMS {
+                    let from = from.add(k * from_tile + term * from_term);
+                    let slot = slot.add(term * target.term_stride);
+                    let sum = _mm512_dpbusd_epi32(_mm512_load_si512(from.cast()), u, x[term]);
+                    _mm512_store_si512(slot.cast(), sum);
+                    if whole {
+                        let before = _mm512_load_si512(from.add(from_step).cast());
+                        let sum = _mm512_dpbusd_epi32(before, second, x[term]);
+                        _mm512_store_si512(slot.add(64).cast(), sum);
+                    }
+                }
+                if TERMS == 0 {
+                    _mm512_storeu_si512(slot.cast(), u);
+                    if whole {
+                        _mm512_storeu_si512(slot.add(64).cast(), second);
+                    }
+                }
+            }
+            let (mut f, mut rank) = ([zero; N], [zero; N]);
+            for k in 0..N {
+                f[k] = _mm512_permutex2var_epi8(frequency[0], run[k], frequency[1]);
+            }
+            for k in 0..N {
+                let base = _mm512_permutex2var_epi8(rank_base[0], run[k], rank_base[1]);
+                rank[k] = _mm512_sub_epi8(low[k], base);
+            }
+            // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
+            let (mut even, mut odd) = ([zero; N], [zero; N]);
+            for k in 0..N {
+                let high_even = _mm512_maskz_mov_epi8(EVEN, high[k]);
+                let high_odd = _mm512_maskz_mov_epi8(!EVEN, high[k]);
+                if GENERAL {
+                    even[k] = _mm512_mullo_epi16(_mm512_and_si512(f[k], low_bytes), high_even);
+                    odd[k] = _mm512_mulhi_epu16(_mm512_andnot_si512(low_bytes, f[k]), high_odd);
+                } else {
+                    even[k] = _mm512_maddubs_epi16(high_even, f[k]);
+                    odd[k] = _mm512_maddubs_epi16(high_odd, f[k]);
+                }
+            }
+            for k in 0..N {
+                even[k] = _mm512_add_epi16(even[k], _mm512_and_si512(rank[k], low_bytes));
+                odd[k] = _mm512_add_epi16(odd[k], _mm512_srli_epi16::<8>(rank[k]));
+            }
+            // Lanes below 256 move up by one byte of the stream, in lane order.
+            let mut refill = [0; N];
+            for k in 0..N {
+                high[k] = _mm512_permutex2var_epi8(even[k], high_of_both, odd[k]);
+                low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
+                refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
+            }
+            for k in 0..N {
+                let next = _mm512_loadu_si512(at[k].cast());
+                high[k] = _mm512_mask_mov_epi8(high[k], refill[k], low[k]);
+                low[k] = _mm512_mask_expand_epi8(low[k], refill[k], next);
+                at[k] = at[k].add(refill[k].count_ones() as usize);
+                _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
+            }
+            out = out.wrapping_add(128);
+            from = from.wrapping_add(2 * from_step);
+        }
+        for k in 0..N {
+            states[k].chunk_end(at[k].offset_from(start[k]) as usize);
+        }
+    }
+    for k in 0..N {
+        _mm512_store_si512(states[k].high.as_mut_ptr().cast(), high[k]);
+        _mm512_store_si512(states[k].low.as_mut_ptr().cast(), low[k]);
+    }
+}
