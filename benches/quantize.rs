@@ -38,7 +38,7 @@ fn viterbi() {
     let targets: Vec<Lanes> = (0..steps).map(|_| std::array::from_fn(|_| 3.0 * random.normal())).collect();
     let mut integers = targets.clone();
     let mut search = Viterbi::default();
-    for trellis in [Trellis::EightState, Trellis::Scalar] {
+    for trellis in [Trellis::EightState, Trellis::Pairs, Trellis::Scalar] {
         let time = seconds(20, || {
             for _ in 0..200 {
                 search.search(trellis, black_box(&targets), 1.0, &[steps; 8], &mut integers);

@@ -16,6 +16,7 @@ mod factored;
 mod feedback;
 mod layer;
 mod limit;
+mod pair_search;
 mod parts;
 mod prepare;
 mod rate_model;

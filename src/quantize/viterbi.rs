@@ -1,4 +1,5 @@
-//! Exact Viterbi search of the 8-state trellis, eight paths side by side.
+//! Exact Viterbi search, eight paths side by side: of the 8-state trellis here, of the trellis of pairs in
+//! [`super::pair_search`].
 //!
 //! In: the real-valued targets of one column along up to eight independent paths. Out: for each path the
 //! integers that the trellis allows (spec section "Trellis") with the least squared error. Knows nothing of
@@ -9,6 +10,7 @@
 //! linear over the bits of the state: with s = (s2 s1 s0), the next state is (s0, s2 ^ b, s1 ^ s0). Hence the
 //! predecessors of a state t are s = (w, t0 ^ t2, t2) for w = 0, 1, reached with b = t1 ^ w.
 
+use super::pair_search::{self, Paths};
 use crate::payload::Trellis;
 use pulp::{Simd, WithSimd};
 
@@ -25,15 +27,16 @@ const ROUND: f32 = 12_582_912.0;
 pub const LARGEST_TARGET: f32 = ((1 << 23) - 8) as f32;
 
 /// Cost of a state that no path has reached.
-const UNREACHED: f32 = 1e30;
+pub(super) const UNREACHED: f32 = 1e30;
 
-/// Path costs are lowered by their minimum every so many steps, so that f32 stays exact enough on long paths.
-const RENORMALISE: usize = 64;
+/// Path costs are lowered by their minimum every so many steps or pairs, so that f32 stays exact enough on long paths.
+pub(super) const RENORMALISE: usize = 64;
 
 /// Working memory of the search; reusable for columns of any length.
 #[derive(Debug, Default)]
 pub struct Viterbi {
-    /// Bit t of `decisions[step][lane]`: top bit of the best predecessor of state t.
+    /// Bit t of `decisions[step][lane]`: top bit of the best predecessor of state t. The trellis of pairs has its own
+    /// use of it: [`pair_search::forward`].
     decisions: Vec<[u32; LANES]>,
 }
 
@@ -51,8 +54,9 @@ impl Viterbi {
         lengths: &[usize; LANES],
         integers: &mut [Lanes],
     ) {
-        self.decisions.resize(targets.len().max(self.decisions.len()), [0; LANES]);
-        let decisions = &mut self.decisions[..targets.len()];
+        let steps = targets.len().next_multiple_of(2);
+        self.decisions.resize(steps.max(self.decisions.len()), [0; LANES]);
+        let decisions = &mut self.decisions[..steps];
         pulp::Arch::new().dispatch(Search { trellis, targets, inverse_step, lengths, decisions, integers });
     }
 }
@@ -74,29 +78,29 @@ impl WithSimd for Search<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         match self.trellis {
             Trellis::Scalar => round_even(self.targets, self.inverse_step, self.integers),
-            Trellis::EightState | Trellis::Pairs => {
+            Trellis::EightState => self.eight_states(simd),
+            Trellis::Pairs => {
+                let shortest = self.lengths.iter().copied().min().unwrap_or(0);
+                let Self { targets, inverse_step, lengths, .. } = self;
+                let paths = Paths { targets, inverse_step, lengths, shortest };
                 let mut end = [0; LANES];
                 for first in (0..LANES).step_by(S::F32_LANES) {
-                    forward(
-                        simd,
-                        first,
-                        self.targets,
-                        self.inverse_step,
-                        self.lengths,
-                        self.decisions,
-                        &mut end,
-                    );
-                    backward(
-                        simd,
-                        first,
-                        self.targets,
-                        self.inverse_step,
-                        &end,
-                        self.decisions,
-                        self.integers,
-                    );
+                    pair_search::forward(simd, first, paths, self.decisions, &mut end);
+                    pair_search::backward(simd, first, paths, &end, self.decisions, self.integers);
                 }
             }
+        }
+    }
+}
+
+impl Search<'_> {
+    #[inline(always)]
+    fn eight_states<S: Simd>(self, simd: S) {
+        let Self { targets, inverse_step, lengths, decisions, integers, .. } = self;
+        let mut end = [0; LANES];
+        for first in (0..LANES).step_by(S::F32_LANES) {
+            forward(simd, first, targets, inverse_step, lengths, decisions, &mut end);
+            backward(simd, first, targets, inverse_step, &end, decisions, integers);
         }
     }
 }
@@ -114,7 +118,7 @@ fn round_even(targets: &[Lanes], inverse_step: f32, integers: &mut [Lanes]) {
 
 /// The first lanes of `slice` as one vector; lanes that the slice does not have are zero.
 #[inline(always)]
-fn load<S: Simd>(simd: S, slice: &[f32]) -> S::f32s {
+pub(super) fn load<S: Simd>(simd: S, slice: &[f32]) -> S::f32s {
     match S::as_simd_f32s(slice).0.first() {
         Some(&vector) => vector,
         None => simd.partial_load_f32s(slice),
@@ -123,7 +127,7 @@ fn load<S: Simd>(simd: S, slice: &[f32]) -> S::f32s {
 
 /// The first lanes of `slice` as one vector; lanes that the slice does not have are zero.
 #[inline(always)]
-fn load_bits<S: Simd>(simd: S, slice: &[u32]) -> S::u32s {
+pub(super) fn load_bits<S: Simd>(simd: S, slice: &[u32]) -> S::u32s {
     match S::as_simd_u32s(slice).0.first() {
         Some(&vector) => vector,
         None => simd.partial_load_u32s(slice),
@@ -132,7 +136,7 @@ fn load_bits<S: Simd>(simd: S, slice: &[u32]) -> S::u32s {
 
 /// The multiples of four nearest to the scaled targets, and what remains of the targets, within -2..=2.
 #[inline(always)]
-fn reduce<S: Simd>(simd: S, target: S::f32s, inverse_step: S::f32s) -> (S::f32s, S::f32s) {
+pub(super) fn reduce<S: Simd>(simd: S, target: S::f32s, inverse_step: S::f32s) -> (S::f32s, S::f32s) {
     let round = simd.splat_f32s(ROUND);
     let x = simd.mul_f32s(target, inverse_step);
     let x =
@@ -144,12 +148,16 @@ fn reduce<S: Simd>(simd: S, target: S::f32s, inverse_step: S::f32s) -> (S::f32s,
 
 /// Squared distances of `rest` to the integers that are 0, 1, 2, 3 modulo 4.
 #[inline(always)]
-fn distances<S: Simd>(simd: S, rest: S::f32s) -> [S::f32s; 4] {
+pub(super) fn distances<S: Simd>(simd: S, rest: S::f32s) -> [S::f32s; 4] {
     let (one, two) = (simd.splat_f32s(1.0), simd.splat_f32s(2.0));
     let opposite = |f| simd.sub_f32s(two, simd.abs_f32s(f));
-    let roots =
+    let mut squares =
         [rest, opposite(simd.add_f32s(rest, one)), opposite(rest), opposite(simd.sub_f32s(rest, one))];
-    roots.map(|d| simd.mul_f32s(d, d))
+    // Not `map`: it is not always inlined, and code outside of the dispatched function lacks its instructions.
+    for d in &mut squares {
+        *d = simd.mul_f32s(*d, *d);
+    }
+    squares
 }
 
 /// Costs of the eight states after one more step, and the decisions taken.
@@ -270,15 +278,15 @@ mod tests {
     }
 
     /// Least cost over all paths, by trying every bit sequence with the nearest integer of each residue.
-    fn brute_force(targets: &[f32]) -> f64 {
+    fn brute_force(trellis: Trellis, targets: &[f32]) -> f64 {
         let mut least = f64::INFINITY;
         for bits in 0u32..1 << targets.len() {
             let (mut state, mut cost) = (0u8, 0.0);
             for (step, &x) in targets.iter().enumerate() {
-                let residue = 2 * ((bits >> step) & 1) as i32 + Trellis::EightState.parity(state);
+                let residue = 2 * ((bits >> step) & 1) as i32 + trellis.parity(state);
                 let m = ((f64::from(x) - f64::from(residue)) / 4.0).round() as i32 * 4 + residue;
                 cost += (f64::from(x) - f64::from(m)).powi(2);
-                state = Trellis::EightState.next(state, m);
+                state = trellis.next(state, m);
             }
             least = least.min(cost);
         }
@@ -292,31 +300,58 @@ mod tests {
     }
 
     /// Cost of a lane; checks that it is a path of the trellis.
-    fn cost(targets: &[Lanes], integers: &[Lanes], lane: usize, length: usize) -> f64 {
+    fn cost(trellis: Trellis, targets: &[Lanes], integers: &[Lanes], lane: usize, length: usize) -> f64 {
         let (mut state, mut cost) = (0, 0.0);
         for step in 0..length {
             let m = integers[step][lane];
             assert_eq!(m.fract(), 0.0);
-            assert_eq!((m as i32).rem_euclid(2), Trellis::EightState.parity(state));
+            assert_eq!((m as i32).rem_euclid(2), trellis.parity(state));
             cost += (f64::from(targets[step][lane]) - f64::from(m)).powi(2);
-            state = Trellis::EightState.next(state, m as i32);
+            state = trellis.next(state, m as i32);
         }
         cost
     }
 
     #[test]
     fn finds_the_best_path_of_every_length() {
-        let lengths = [13, 12, 9, 5, 2, 1, 0, 13];
-        for seed in 0..6 {
-            let values = numbers(13 * LANES, [0.5, 2.0, 5.0, 50.0, 1000.0, 30.0][seed as usize], seed);
-            let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
-            let integers = run(Trellis::EightState, &targets, 1.0, &lengths);
+        let (trellises, widths) =
+            ([Trellis::EightState, Trellis::Pairs], [0.5, 2.0, 5.0, 50.0, 1000.0, 30.0]);
+        for (trellis, (seed, width)) in
+            trellises.into_iter().flat_map(|t| (0..).zip(widths).map(move |w| (t, w)))
+        {
+            for lengths in [[13, 12, 9, 5, 2, 1, 0, 13], [12, 11, 3, 4, 10, 7, 8, 6]] {
+                let steps = lengths[0];
+                let values = numbers(steps * LANES, width, seed);
+                let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
+                let integers = run(trellis, &targets, 1.0, &lengths);
+                for (lane, &length) in lengths.iter().enumerate() {
+                    let column: Vec<f32> = targets[..length].iter().map(|t| t[lane]).collect();
+                    let found = cost(trellis, &targets, &integers, lane, length);
+                    let best = brute_force(trellis, &column);
+                    assert!(
+                        (found - best).abs() <= 1e-4 * best.max(1.0),
+                        "{trellis:?}, seed {seed}, lane {lane}: {found} {best}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn narrow_vectors_find_the_same_paths() {
+        let values = numbers(75 * LANES, 9.0, 3);
+        let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
+        let lengths = &[75, 74, 60, 5, 2, 1, 0, 75];
+        for trellis in [Trellis::EightState, Trellis::Pairs] {
+            let wide = run(trellis, &targets, 0.7, lengths);
+            let (targets, inverse_step) = (&targets, 0.7);
+            let (decisions, integers) = (&mut vec![[0; LANES]; 76], &mut vec![[0.0; LANES]; 75]);
+            Search { trellis, targets, inverse_step, lengths, decisions, integers }
+                .with_simd(pulp::Scalar::new());
             for (lane, &length) in lengths.iter().enumerate() {
-                let column: Vec<f32> = targets[..length].iter().map(|t| t[lane]).collect();
-                let (found, best) = (cost(&targets, &integers, lane, length), brute_force(&column));
                 assert!(
-                    (found - best).abs() <= 1e-4 * best.max(1.0),
-                    "seed {seed}, lane {lane}: {found} {best}"
+                    (0..length).all(|step| wide[step][lane] == integers[step][lane]),
+                    "{trellis:?} {lane}"
                 );
             }
         }
@@ -324,18 +359,21 @@ mod tests {
 
     #[test]
     fn long_paths_reach_the_known_granular_gain() {
-        let values = numbers(1000 * LANES, 40.0, 9);
+        let values = numbers(1001 * LANES, 40.0, 9);
         let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
-        let integers = run(Trellis::EightState, &targets, 1.0, &[1000; LANES]);
-        let mean = (0..LANES).map(|l| cost(&targets, &integers, l, 1000)).sum::<f64>() / 8000.0;
-        // One third is the error of the even integers alone; eight states gain about one dB.
-        assert!((0.255..0.275).contains(&mean), "{mean}");
+        // One third is the error of the even integers alone; eight states gain 1.1 dB, pairs 1.2.
+        for (trellis, range) in [(Trellis::EightState, 0.255..0.275), (Trellis::Pairs, 0.245..0.259)] {
+            let integers = run(trellis, &targets, 1.0, &[1001; LANES]);
+            let sum: f64 = (0..LANES).map(|l| cost(trellis, &targets, &integers, l, 1001)).sum();
+            let mean = sum / (1001 * LANES) as f64;
+            assert!(range.contains(&mean), "{trellis:?} {mean}");
+        }
     }
 
     #[test]
     fn steps_scale_and_large_targets_stay_in_range() {
         let targets = vec![[1e30, -1e30, 2.5e6, -2.5e6, 0.3, -0.3, 0.0, 7.0]; 3];
-        for trellis in [Trellis::EightState, Trellis::Scalar] {
+        for trellis in [Trellis::EightState, Trellis::Scalar, Trellis::Pairs] {
             let integers = run(trellis, &targets, 2.0, &[3; LANES]);
             for m in &integers {
                 assert!(m.iter().all(|m| m.fract() == 0.0 && m.abs() <= crate::payload::MAX_INTEGER as f32));
