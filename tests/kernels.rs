@@ -3,7 +3,7 @@
 mod common;
 
 use common::{matrix, Random, Recipe};
-use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS};
+use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, PADDING};
 
@@ -23,8 +23,10 @@ fn reference_of(matrix: &Matrix<'_>, x: &[f32], rounding: Rounding) -> Vec<f32> 
         .collect();
     let mut rest = prepared.clone();
     let terms: Vec<Terms> = match rounding {
-        Rounding::OneTerm => vec![term(&mut rest)],
-        Rounding::TwoTerms => vec![term(&mut rest), term(&mut rest)],
+        Rounding::OneTerm => vec![term(&mut rest, GROUP_COLUMNS)],
+        Rounding::TwoTerms => {
+            vec![term(&mut rest, WIDE_GROUP_COLUMNS), term(&mut rest, WIDE_GROUP_COLUMNS)]
+        }
         Rounding::Mixed => vec![mixed(&rest)],
     };
     let mut y = vec![0.0f32; rows];
@@ -40,7 +42,7 @@ fn reference_of(matrix: &Matrix<'_>, x: &[f32], rounding: Rounding) -> Vec<f32> 
         for (row, integers) in integers.chunks(width).enumerate() {
             for groups in &terms {
                 let mut sum = 0.0;
-                for ((scale, q), m) in groups.iter().zip(integers.chunks(GROUP_COLUMNS)) {
+                for ((scale, q), m) in groups.iter().zip(integers.chunks(rounding.group_columns())) {
                     let product: i32 = q.iter().zip(m).map(|(q, m)| q * m).sum();
                     sum += scale * product as f32;
                 }
@@ -91,7 +93,7 @@ fn mixed(values: &[f32]) -> Terms {
 }
 
 /// Scales and integers of each group, and what they leave.
-fn term(values: &mut [f32]) -> Terms {
+fn term(values: &mut [f32], columns: usize) -> Terms {
     let of_group = |group: &mut [f32]| {
         let largest = group.iter().fold(0.0f32, |a, v| a.max(v.abs()));
         if largest < 2f32.powi(-100) {
@@ -102,7 +104,7 @@ fn term(values: &mut [f32]) -> Terms {
         group.iter_mut().zip(&q).for_each(|(value, &q)| *value -= scale * q as f32);
         (scale, q)
     };
-    values.chunks_mut(GROUP_COLUMNS).map(of_group).collect()
+    values.chunks_mut(columns).map(of_group).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -22,6 +22,8 @@ pub fn geometry(rows: usize, columns: usize, by_row: bool) -> Geometry {
     let all = rows.div_ceil(64 / width).max(1);
     // Tiles of equal height rather than a short last one.
     let steps = all.div_ceil(all.div_ceil(most));
+    // Whole pairs in every tile.
+    let steps = if steps > 1 { steps.next_multiple_of(2) } else { steps };
     Geometry::new(width, steps).expect("between 1 and 256 steps")
 }
 
@@ -40,6 +42,7 @@ mod tests {
         assert_eq!(shape(1536, 576, false), (16, 192, 2));
         assert_eq!(shape(4096, 14336, false), (64, 128, 32));
         assert_eq!(shape(49152, 576, true), (16, 64, 192));
+        assert_eq!(shape(300, 576, false), (16, 76, 1));
         assert_eq!(shape(1, 1, false), (16, 1, 1));
         assert_eq!(shape(1, 4096, false), (64, 1, 1));
     }

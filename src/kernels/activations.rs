@@ -3,11 +3,12 @@
 //! The weight of row r and column c is `row_scale[r] * sum of stream_scale[p] * m[r][p]` over the stream positions p
 //! of column c. So with `x'[p] = stream_scale[p] * x[input column of p]` a row's result is
 //! `row_scale[r] * sum of m[r][p] * x'[p]`: integers times one vector, the same for all rows. Each group g of
-//! [`GROUP_COLUMNS`] consecutive positions is stored as integers q and one scale s, x' ≈ s q; [`Rounding`] says how.
+//! [`Rounding::group_columns`] consecutive positions is stored as integers q and one scale s, x' ≈ s q; [`Rounding`] says
+//! how.
 
 use super::dispatch;
 use super::error::{require, KernelError};
-use super::plan::{PreparedMatrix, GROUP_COLUMNS};
+use super::plan::{PreparedMatrix, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
 use crate::payload::{LANES, PADDING};
 use std::ops::Range;
@@ -38,8 +39,8 @@ pub enum Rounding {
     /// s = a / 16256 and q = x' * (16256 / a). Errors are those of eight bits in a group without outliers; products with
     /// a batch cost up to a tenth more than with one term, those with one vector are slow.
     Mixed,
-    /// Two terms of eight bits: the second is what the first leaves, x' - s q, with a scale of its own. Errors are a
-    /// thousandth of a product or less; products with a batch cost twice as much, those with one vector an eighth more.
+    /// Two terms of eight bits: the second is what the first leaves, x' - s q, with a scale of its own. Groups are four
+    /// times as wide. Errors are a thousandth of a product or less; products with a batch cost twice as much, those with one vector an eighth more.
     TwoTerms,
 }
 
@@ -53,6 +54,14 @@ impl Rounding {
             Self::OneTerm => "one-term",
             Self::Mixed => "mixed",
             Self::TwoTerms => "two-terms",
+        }
+    }
+
+    /// Stream columns that share one scale: [`GROUP_COLUMNS`], with two terms [`WIDE_GROUP_COLUMNS`].
+    pub const fn group_columns(self) -> usize {
+        match self {
+            Self::OneTerm | Self::Mixed => GROUP_COLUMNS,
+            Self::TwoTerms => WIDE_GROUP_COLUMNS,
         }
     }
 
@@ -132,10 +141,10 @@ impl PreparedMatrix<'_> {
         let (positions, vectors) = (self.matrix.stream_length(), batch * rounding.terms());
         Sizes {
             integers: positions * vectors,
-            of_groups: self.groups() * vectors,
+            of_groups: self.groups(rounding) * vectors,
             floats: positions * batch,
             high_blocks: if rounding == Rounding::Mixed {
-                self.groups() * vectors.div_ceil(BLOCK)
+                self.groups(rounding) * vectors.div_ceil(BLOCK)
             } else {
                 0
             },
@@ -196,7 +205,7 @@ impl PreparedMatrix<'_> {
             x,
             batch,
             rounding,
-            groups: 0..self.groups(),
+            groups: 0..self.groups(rounding),
             integers,
             scales,
             corrections,
@@ -209,10 +218,11 @@ impl PreparedMatrix<'_> {
         Ok(Activations { batch, rounding, integers, scales, corrections, floats, high })
     }
 
-    /// Class offset of each word of four positions of a group; anything beyond the stream's end.
-    fn word_offsets(&self, group: usize) -> [i32; GROUP_WORDS] {
+    /// Class offset of each word of four positions of the [`GROUP_COLUMNS`] from `first` on; anything beyond the stream's
+    /// end.
+    fn word_offsets(&self, first: usize) -> [i32; GROUP_WORDS] {
         let mut offsets = [0; GROUP_WORDS];
-        let chunks = group * self.chunks_per_group()..;
+        let chunks = first / self.geometry().columns_per_chunk()..;
         let words = offsets.chunks_mut(self.geometry().columns_per_chunk() / 4);
         for (words, chunk) in words.zip(chunks) {
             words.fill(self.offset_of_chunk(chunk));
@@ -243,7 +253,7 @@ impl<'p> Preparation<'p> {
     pub fn halves(mut self) -> (Self, Self) {
         let count = self.groups.len() / 2;
         let middle = self.groups.start + count;
-        let (columns, vectors) = (GROUP_COLUMNS * count, self.batch * self.rounding.terms());
+        let (columns, vectors) = (self.rounding.group_columns() * count, self.batch * self.rounding.terms());
         let blocks = count * vectors.div_ceil(BLOCK);
         let first = Preparation {
             groups: self.groups.start..middle,
@@ -268,15 +278,17 @@ impl<'p> Preparation<'p> {
             return;
         }
         let blocks = vectors.div_ceil(BLOCK);
-        let mut parts = [const { Group::new() }; BLOCK];
+        let mut parts = [const { [const { Group::new() }; WIDE_GROUP_COLUMNS / GROUP_COLUMNS] }; BLOCK];
         // As many inputs as have their terms in one block.
         let at_once = BLOCK / terms;
         for (index, group) in self.groups.clone().enumerate() {
-            let positions = plan.group_positions(group);
+            let positions = plan.group_positions(group, self.rounding);
             let inputs = &plan.matrix.stream_inputs()[positions.clone()];
             let stream_scales = &plan.matrix.stream_scales()[positions.clone()];
-            let offsets = plan.word_offsets(group);
-            let first = index * GROUP_COLUMNS;
+            let subgroups = positions.len().div_ceil(GROUP_COLUMNS);
+            let offsets: [_; WIDE_GROUP_COLUMNS / GROUP_COLUMNS] =
+                std::array::from_fn(|sub| plan.word_offsets(positions.start + sub * GROUP_COLUMNS));
+            let first = index * self.rounding.group_columns();
             let integers = &mut self.integers[first * vectors..][..positions.len() * vectors];
             let floats = &mut self.floats[first * batch..][..positions.len() * batch];
             let scales = &mut self.scales[index * vectors..][..vectors];
@@ -288,28 +300,35 @@ impl<'p> Preparation<'p> {
                 for (part, x) in
                     parts.iter_mut().zip(self.x[b * plan.columns()..].chunks_exact(plan.columns()))
                 {
-                    part.gather(x, inputs, stream_scales);
+                    let sources = inputs.chunks(GROUP_COLUMNS).zip(stream_scales.chunks(GROUP_COLUMNS));
+                    for (sub, (inputs, scales)) in part.iter_mut().zip(sources) {
+                        sub.gather(x, inputs, scales);
+                    }
                 }
                 for (position, floats) in floats.chunks_mut(batch).enumerate() {
                     for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
-                        *float = part.values[position];
+                        *float = part[position / GROUP_COLUMNS].values[position % GROUP_COLUMNS];
                     }
                 }
                 let place = start * positions.len()..(start + in_block) * positions.len();
                 let integers = &mut integers[place.clone()];
                 let mut large = 0;
                 for (index, part) in parts.iter_mut().enumerate() {
+                    let part = &mut part[..subgroups];
                     for vector in index * terms..(index + 1) * terms {
-                        scales[start + vector] = match self.rounding {
-                            Rounding::Mixed => dispatch::split(plan.isa, part),
-                            _ => dispatch::quantize(plan.isa, part),
+                        scales[start + vector] = match (self.rounding, &mut *part) {
+                            (Rounding::Mixed, [whole]) => dispatch::split(plan.isa, whole),
+                            (_, part) => dispatch::quantize(plan.isa, part),
                         };
-                        let sum: i32 = offsets.iter().zip(&part.sums).map(|(offset, sum)| offset * sum).sum();
+                        let sums = part.iter().flat_map(|sub| &sub.sums);
+                        let sum: i32 =
+                            offsets.as_flattened().iter().zip(sums).map(|(offset, sum)| offset * sum).sum();
                         corrections[start + vector] = -sum;
                         let words = integers.as_chunks_mut::<4>().0.iter_mut().skip(vector).step_by(in_block);
-                        words.zip(part.integers.as_chunks::<4>().0).for_each(|(word, four)| *word = *four);
+                        let fours = part.iter().flat_map(|sub| sub.integers.as_chunks::<4>().0);
+                        words.zip(fours).for_each(|(word, four)| *word = *four);
                     }
-                    large |= part.large;
+                    large |= part[0].large;
                 }
                 if self.rounding == Rounding::Mixed {
                     let at = index * blocks + block;
@@ -322,7 +341,7 @@ impl<'p> Preparation<'p> {
                         }
                         *word = index as u8;
                         for (high, part) in high.iter_mut().zip(parts.iter()) {
-                            *high = part.high.as_chunks::<4>().0[index];
+                            *high = part[0].high.as_chunks::<4>().0[index];
                         }
                         large &= large - 1;
                     }
@@ -373,19 +392,23 @@ impl Group {
         self.values[inputs.len()..].fill(0.0);
     }
 
-    /// Integers of one term, and their scale, which is returned. Compiled for each instruction set; operations are of
-    /// single elements, so that all give the same bits.
+    /// Integers of one term of groups that share a scale, which is returned. Compiled for each instruction set;
+    /// operations are of single elements, so that all give the same bits.
     #[inline(always)]
-    pub(super) fn quantize(&mut self) -> f32 {
-        let (scale, inverse) = group_scale(&self.values);
-        for (q, value) in self.integers.iter_mut().zip(&self.values) {
-            *q = round(*value * inverse) as i8;
-        }
-        for (value, q) in self.values.iter_mut().zip(&self.integers) {
-            *value -= scale * f32::from(*q);
-        }
-        for (sum, four) in self.sums.iter_mut().zip(self.integers.as_chunks::<4>().0) {
-            *sum = four.iter().map(|&q| i32::from(q)).sum();
+    pub(super) fn quantize(parts: &mut [Self]) -> f32 {
+        let largest = parts.iter().fold(0, |largest: u32, part| largest.max(largest_bits(&part.values)));
+        let largest = f32::from_bits(largest);
+        let (scale, inverse) = scale_of(largest, largest);
+        for part in parts {
+            for (q, value) in part.integers.iter_mut().zip(&part.values) {
+                *q = round(*value * inverse) as i8;
+            }
+            for (value, q) in part.values.iter_mut().zip(&part.integers) {
+                *value -= scale * f32::from(*q);
+            }
+            for (sum, four) in part.sums.iter_mut().zip(part.integers.as_chunks::<4>().0) {
+                *sum = four.iter().map(|&q| i32::from(q)).sum();
+            }
         }
         scale
     }
@@ -487,13 +510,10 @@ pub(super) fn lanes_of_term(chunk: &[i8], terms: usize, term: usize) -> [i8; LAN
     bytes
 }
 
-/// Scale of a group and its inverse.
+/// The largest magnitude as its bit pattern: absolute values order like those, and NaN above all.
 #[inline(always)]
-fn group_scale(values: &[f32]) -> (f32, f32) {
-    // Bit patterns of absolute values order like the values, and NaN above all.
-    let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7FFF_FFFF));
-    let largest = f32::from_bits(largest);
-    scale_of(largest, largest)
+fn largest_bits(values: &[f32]) -> u32 {
+    values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7FFF_FFFF))
 }
 
 /// Scale and its inverse of a group whose largest value is `top`, and `bulk` without the large words.
@@ -534,9 +554,13 @@ mod tests {
 
     #[test]
     fn scales_of_groups() {
-        assert_eq!(group_scale(&[0.0, -0.0, 1e-40]), (0.0, 0.0));
-        assert_eq!(group_scale(&[1.0, -254.0]).0, 2.0);
-        assert!(group_scale(&[1.0, f32::NAN]).0.is_nan());
-        assert!(group_scale(&[f32::NEG_INFINITY, 2.0]).0.is_nan());
+        let scale = |values: &[f32]| {
+            let largest = f32::from_bits(largest_bits(values));
+            scale_of(largest, largest)
+        };
+        assert_eq!(scale(&[0.0, -0.0, 1e-40]), (0.0, 0.0));
+        assert_eq!(scale(&[1.0, -254.0]).0, 2.0);
+        assert!(scale(&[1.0, f32::NAN]).0.is_nan());
+        assert!(scale(&[f32::NEG_INFINITY, 2.0]).0.is_nan());
     }
 }

@@ -161,16 +161,16 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
     }
 }
 
-/// Integers of a group of activations, and their scale: [`Group::quantize`].
-pub(super) fn quantize(isa: Isa, group: &mut Group) -> f32 {
+/// Integers of groups of activations that share a scale, and the scale: [`Group::quantize`].
+pub(super) fn quantize(isa: Isa, parts: &mut [Group]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets.
-        Isa::Avx512 => unsafe { avx512::quantize(group) },
+        Isa::Avx512 => unsafe { avx512::quantize(parts) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::quantize(group) },
-        _ => group.quantize(),
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::quantize(parts) },
+        _ => Group::quantize(parts),
     }
 }
 

@@ -77,13 +77,13 @@ impl PreparedMatrix<'_> {
 
     /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors, for any range of tiles.
     pub fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
-        self.product_scratch(batch * rounding.terms()).max(self.matvec_scratch(rounding))
+        self.product_scratch(batch, rounding).max(self.matvec_scratch(rounding))
     }
 
-    /// Scratch bytes of [`Self::matmul_group`]; `vectors` counts terms.
-    pub(super) fn product_scratch(&self, vectors: usize) -> usize {
-        let sums = self.rows_padded() * vectors.min(MOST_VECTORS);
-        self.decode_groups_scratch() + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums)
+    /// Scratch bytes of [`Self::matmul_group`].
+    pub(super) fn product_scratch(&self, batch: usize, rounding: Rounding) -> usize {
+        let sums = self.rows_padded() * (batch * rounding.terms()).min(MOST_VECTORS);
+        self.decode_groups_scratch(rounding) + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums)
     }
 
     /// Product of the rows of `tiles` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these
@@ -161,7 +161,7 @@ impl PreparedMatrix<'_> {
         let batch = activations.vectors();
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
         let padded_rows = padded_steps(steps) * geometry.rows_per_step();
-        let mut carver = Carver::new(scratch, self.product_scratch(batch))?;
+        let mut carver = Carver::new(scratch, self.product_scratch(activations.batch, activations.rounding))?;
         // By tile, panel, vector and row of the panel.
         let sums = carver.take::<f32>(tiles.len() * padded_rows * count);
         // By tile, row and vector; terms of one number share it.
@@ -169,7 +169,7 @@ impl PreparedMatrix<'_> {
         let escaped = carver.take::<f32>(tiles.len() * padded_rows * numbers.len());
         sums.fill(0.0);
         escaped.fill(0.0);
-        let result = self.decode_groups(tiles.clone(), &mut carver, |decoded| {
+        let result = self.decode_groups(tiles.clone(), activations.rounding, &mut carver, |decoded| {
             let Decoded { group, chunks, values, tile_stride, chunk_stride } = decoded;
             let wide = self.classes.iter().any(|class| {
                 let of_class = class.first_chunk..class.first_chunk + class.chunks;

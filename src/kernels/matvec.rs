@@ -23,7 +23,7 @@ impl PreparedMatrix<'_> {
     pub fn matvec_scratch(&self, rounding: Rounding) -> usize {
         let terms = rounding.terms();
         if rounding == Rounding::Mixed {
-            return self.product_scratch(terms);
+            return self.product_scratch(1, rounding);
         }
         let steps = self.geometry().steps();
         let tiles = dispatch::interleave(self.isa);
@@ -131,7 +131,7 @@ impl PreparedMatrix<'_> {
 
         let used = 16 * padded_steps(steps);
         accumulators.fill(0);
-        let group_chunks = self.chunks_per_group();
+        let group_chunks = self.chunks_per_group(activations.rounding);
         let last = self.matrix.stream_length() / width;
         for class in &self.classes {
             let (mut chunk, end) = (class.first_chunk, class.first_chunk + class.chunks);

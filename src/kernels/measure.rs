@@ -138,6 +138,8 @@ pub fn usual_geometry(rows: usize, columns: usize) -> Geometry {
     let (width, most) = if columns >= 2048 { (64, 128) } else { (16, 192) };
     let all = rows.div_ceil(64 / width).max(1);
     let steps = all.div_ceil(all.div_ceil(most));
+    // Whole pairs in every tile.
+    let steps = if steps > 1 { steps.next_multiple_of(2) } else { steps };
     Geometry::new(width, steps).unwrap_or_else(|| unreachable!("legal constants"))
 }
 
@@ -286,8 +288,8 @@ fn seconds(case: &Case, isa: Isa, payloads: &[Vec<u8>], budget: Duration) -> Res
             Operation::Matmul => plan.matmul(tiles.clone(), &activations, results, scratch),
             Operation::GetRows => plan.get_rows(&rows, results, scratch),
             _ => plan.for_each_group(tiles.clone(), |group| {
-                let mut carver = Carver::new(scratch, plan.decode_groups_scratch())?;
-                plan.decode_groups(group, &mut carver, |decoded| {
+                let mut carver = Carver::new(scratch, plan.decode_groups_scratch(Rounding::OneTerm))?;
+                plan.decode_groups(group, Rounding::OneTerm, &mut carver, |decoded| {
                     std::hint::black_box(decoded.values);
                 })
             }),

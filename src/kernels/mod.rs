@@ -34,5 +34,5 @@ mod vnni;
 pub use activations::{Activations, Preparation, Rounding};
 pub use error::KernelError;
 pub use isa::{force, Isa};
-pub use plan::{PreparedMatrix, GROUP_COLUMNS};
+pub use plan::{PreparedMatrix, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 pub use scratch::Scratch;

@@ -1,5 +1,6 @@
 //! One pass over a few tiles: what the operations that need decoded values have in common.
 
+use super::activations::Rounding;
 use super::dispatch::{self, States};
 use super::error::KernelError;
 use super::plan::PreparedMatrix;
@@ -28,35 +29,36 @@ pub(super) const fn padded_steps(steps: usize) -> usize {
 
 impl PreparedMatrix<'_> {
     /// Bytes of decoded values of one tile and group.
-    pub(super) fn group_bytes(&self) -> usize {
-        self.chunks_per_group() * padded_steps(self.geometry().steps()) * 64
+    pub(super) fn group_bytes(&self, rounding: Rounding) -> usize {
+        self.chunks_per_group(rounding) * padded_steps(self.geometry().steps()) * 64
     }
 
     /// Scratch bytes of [`Self::decode_groups`].
-    pub(super) fn decode_groups_scratch(&self) -> usize {
+    pub(super) fn decode_groups_scratch(&self, rounding: Rounding) -> usize {
         let tiles = dispatch::interleave(self.isa);
-        bytes_for::<u8>(tiles * self.group_bytes())
+        bytes_for::<u8>(tiles * self.group_bytes(rounding))
             + tiles * bytes_for::<u8>(tail_bytes(self.geometry().steps()))
     }
 
-    /// Decodes `tiles` (of equally many steps, at most as many as the kernel interleaves) group by group.
+    /// Decodes `tiles` (of equally many steps, at most as many as the kernel interleaves) by the groups of `rounding`.
     pub(super) fn decode_groups(
         &self,
         tiles: Range<usize>,
+        rounding: Rounding,
         carver: &mut Carver<'_>,
         mut sink: impl FnMut(Decoded<'_>),
     ) -> Result<(), KernelError> {
         let geometry = self.geometry();
         let steps = geometry.steps_in_tile(self.rows(), tiles.start);
         let chunk_stride = 64 * padded_steps(steps);
-        let tile_stride = self.chunks_per_group() * chunk_stride;
+        let tile_stride = self.chunks_per_group(rounding) * chunk_stride;
         let values = carver.take::<u8>(tiles.len() * tile_stride);
         let mut states = States::new();
         for tile in tiles.clone() {
             states.push(TileState::new(self, tile, carver.take::<u8>(tail_bytes(steps))));
         }
         let states = states.as_mut_slice();
-        let group_chunks = self.chunks_per_group();
+        let group_chunks = self.chunks_per_group(rounding);
         let last = self.matrix.stream_length() / geometry.columns_per_chunk();
         for class in &self.classes {
             let (mut chunk, end) = (class.first_chunk, class.first_chunk + class.chunks);

@@ -1,5 +1,6 @@
 //! A matrix made ready for the kernels: lookup tables of each class, derived once.
 
+use super::activations::Rounding;
 use super::isa::Isa;
 use super::rows::InputOrder;
 use super::scalar::ScalarTable;
@@ -7,10 +8,12 @@ use super::scalar::ScalarTable;
 use super::{avx2::Avx2Table, avx512::Avx512Table};
 use crate::payload::{Class, Geometry, Matrix, Trellis, PADDING};
 
-/// Stream columns that share one activation scale. 128 instead of 256 cost 3 % of the speed and spare 7 to 20 % of the
-/// rounding error of activations (`docs/KERNELS.md`). With at most 512 the integer dot product of a group stays below
-/// 2^24, exact in f32.
+/// Stream columns that share one activation scale of eight bits. 128 instead of 256 cost 3 % of the speed and spare 7 to
+/// 20 % of the rounding error of activations (`docs/KERNELS.md`).
 pub const GROUP_COLUMNS: usize = 128;
+/// The same where a number has two terms, which have precision to spare: sums are converted a quarter as often. With at
+/// most 512 the integer dot product of a group stays below 2^24, exact in f32.
+pub const WIDE_GROUP_COLUMNS: usize = 512;
 
 /// A class as kernels see it.
 #[derive(Clone, Debug)]
@@ -126,18 +129,18 @@ impl<'a> PreparedMatrix<'a> {
     }
 
     /// Chunks that share an activation scale.
-    pub(super) fn chunks_per_group(&self) -> usize {
-        GROUP_COLUMNS / self.geometry().columns_per_chunk()
+    pub(super) fn chunks_per_group(&self, rounding: Rounding) -> usize {
+        rounding.group_columns() / self.geometry().columns_per_chunk()
     }
 
-    /// Stream positions of a group; the last one may have fewer than [`GROUP_COLUMNS`].
-    pub(super) fn group_positions(&self, group: usize) -> std::ops::Range<usize> {
-        let end = (group + 1) * GROUP_COLUMNS;
-        group * GROUP_COLUMNS..end.min(self.matrix.stream_length())
+    /// Stream positions of a group; the last one may have fewer than [`Rounding::group_columns`].
+    pub(super) fn group_positions(&self, group: usize, rounding: Rounding) -> std::ops::Range<usize> {
+        let columns = rounding.group_columns();
+        group * columns..((group + 1) * columns).min(self.matrix.stream_length())
     }
 
     /// Activation groups of the stream.
-    pub(super) fn groups(&self) -> usize {
-        self.matrix.stream_length().div_ceil(GROUP_COLUMNS)
+    pub(super) fn groups(&self, rounding: Rounding) -> usize {
+        self.matrix.stream_length().div_ceil(rounding.group_columns())
     }
 }

@@ -1,5 +1,6 @@
 //! Integers and weights of whole rows.
 
+use super::activations::Rounding;
 use super::dispatch;
 use super::error::{require, KernelError};
 use super::plan::PreparedMatrix;
@@ -9,6 +10,9 @@ use std::ops::Range;
 
 /// Decoded bytes that a call keeps at a time, as far as one tile allows.
 const ROW_BUFFER: usize = 4 << 20;
+
+/// Its groups are the parts that rows are decoded by.
+const ROWS_BY: Rounding = Rounding::OneTerm;
 
 /// Where the integers of stream positions go when rows are put into input order.
 #[derive(Clone, Debug)]
@@ -53,7 +57,7 @@ impl PreparedMatrix<'_> {
 
     /// Scratch bytes that [`Self::decode_rows`] needs.
     pub fn decode_scratch(&self) -> usize {
-        self.decode_groups_scratch()
+        self.decode_groups_scratch(ROWS_BY)
     }
 
     /// Integers of the rows of `tiles`, row-major: rows x `stream_length`, escapes added, padding 0. What
@@ -90,7 +94,7 @@ impl PreparedMatrix<'_> {
     ) -> Result<(), KernelError> {
         let width = self.matrix.stream_length();
         let height = self.geometry().rows_per_tile();
-        let mut carver = Carver::new(scratch, self.decode_groups_scratch())?;
+        let mut carver = Carver::new(scratch, self.decode_groups_scratch(ROWS_BY))?;
         self.each_row_part(tiles.clone(), &mut carver, |row, first, offset, values| {
             let at = row * width + first;
             for (integer, &value) in out[at..at + values.len()].iter_mut().zip(values) {
@@ -125,7 +129,7 @@ impl PreparedMatrix<'_> {
     ) -> Result<(), KernelError> {
         let geometry = self.geometry();
         let (width, height) = (geometry.columns_per_chunk(), geometry.rows_per_tile());
-        self.decode_groups(tiles.clone(), carver, |decoded| {
+        self.decode_groups(tiles.clone(), ROWS_BY, carver, |decoded| {
             for (index, tile) in tiles.clone().enumerate() {
                 let rows = geometry.rows_in_tile(self.rows(), tile);
                 for (slot, chunk) in decoded.chunks.clone().enumerate() {
@@ -148,7 +152,7 @@ impl PreparedMatrix<'_> {
     /// Scratch bytes that [`Self::dequantize_rows`] and [`Self::get_rows`] need.
     pub fn dequantize_scratch(&self) -> usize {
         let rows = self.row_tiles() * self.geometry().rows_per_tile();
-        self.decode_groups_scratch()
+        self.decode_groups_scratch(ROWS_BY)
             + bytes_for::<u8>(rows * self.matrix.stream_length())
             + bytes_for::<f32>(rows * self.input_order.extra.len())
             + bytes_for::<u32>(rows)

@@ -46,7 +46,7 @@ impl Method {
     /// The trellis that the method's integers obey.
     pub const fn trellis(self) -> Trellis {
         match self {
-            Method::Trellis => Trellis::EightState,
+            Method::Trellis => Trellis::Pairs,
             _ => Trellis::Scalar,
         }
     }

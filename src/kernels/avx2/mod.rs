@@ -272,8 +272,8 @@ fn product_wide(u: __m256i, x: __m256i) -> __m256i {
 /// # Safety
 /// The machine has the instruction set.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
-    group.quantize()
+pub(super) unsafe fn quantize(parts: &mut [Group]) -> f32 {
+    Group::quantize(parts)
 }
 
 /// [`Group::split`] with wide registers.

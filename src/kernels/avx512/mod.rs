@@ -372,8 +372,8 @@ fn start_values(start: i32, columns_per_chunk: usize) -> Bytes64 {
 /// # Safety
 /// The machine has the instruction set.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) unsafe fn quantize(group: &mut Group) -> f32 {
-    group.quantize()
+pub(super) unsafe fn quantize(parts: &mut [Group]) -> f32 {
+    Group::quantize(parts)
 }
 
 /// [`Group::split`] with wide registers.

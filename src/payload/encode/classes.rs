@@ -29,7 +29,7 @@ const INLINE_BITS_PER_RUN: f64 = 10.0;
 const INLINE_PAIR_BITS: f64 = 8.0 + 2.0 * 12.0;
 const INLINE_BITS_PER_PAIR: f64 = 4.0;
 /// What a pair table may cost more than a single table, in bits per weight: it decodes at one and a half times the speed.
-const WORTH_OF_PAIRS: f64 = 0.012;
+const WORTH_OF_PAIRS: f64 = 0.03;
 
 /// The costs of all standard tables.
 struct StandardCosts {
