@@ -99,7 +99,7 @@ pub unsafe extern "C" fn wsic_activation_bytes(
 }
 
 /// Prepares `batch` vectors for products with one matrix: scaled, in stream order, as two terms of 8-bit integers with one
-/// scale for each 128 columns. That is as good as floats. Element c of vector b is x[b * columns + c], so `x_length` is
+/// scale for each 512 columns. That is as good as floats. Element c of vector b is x[b * columns + c], so `x_length` is
 /// batch * columns.
 ///
 /// `buffer` of at least wsic_activation_bytes needs no alignment. A handle that points into it is stored in

@@ -1,7 +1,7 @@
 //! Valid payloads from a seeded generator: through the library's encoder, which chooses tables as it likes, and from
 //! plans with tables of any legal form.
 
-use crate::common::forge::{payload, Class, Entry, Plan, Table};
+use crate::common::forge::{payload, Class, Entry, PairTable, Plan, Table};
 use crate::common::{column, matrix, Random, Recipe};
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::table::{ClassTable, Run};
@@ -28,7 +28,7 @@ fn encoded(random: &mut Random) -> Vec<u8> {
         rows: 1 + random.below(150),
         columns: 1 + random.below(100),
         geometry: Geometry::new(width, steps).expect("a legal geometry"),
-        trellis: if random.below(4) == 0 { Trellis::Scalar } else { Trellis::EightState },
+        trellis: [Trellis::Scalar, Trellis::EightState, Trellis::Pairs, Trellis::Pairs][random.below(4)],
         deviation: deviation(random),
         spread: 2.5 * random.unit(),
     };
@@ -103,9 +103,36 @@ fn table(random: &mut Random, trellis: u8) -> Table {
     }
 }
 
+/// A pair table of any legal form that has pairs of all lowest bits.
+fn pair_table(random: &mut Random) -> PairTable {
+    let mut table = PairTable { smallest: [0; 2], side: [0; 2], frequencies: [vec![], vec![]] };
+    for q in 0..2 {
+        let side = 2 + random.below(15);
+        let mut frequencies = vec![0u32; side * side];
+        for (first, second) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            frequencies[first * side + second] = 1;
+        }
+        let most = [4, 20, 64][random.below(3)];
+        let mut left = 252;
+        while left > 0 {
+            let used = frequencies.iter().filter(|&&f| f > 0).count();
+            let cell = random.below(side * side);
+            if frequencies[cell] > 0 || used < most {
+                let more = (1 + random.below(40) as u32).min(left).min(255 - frequencies[cell]);
+                frequencies[cell] += more;
+                left -= more;
+            }
+        }
+        table.smallest[q] = random.below(20) as i32 - 16;
+        table.side[q] = side;
+        table.frequencies[q] = frequencies;
+    }
+    table
+}
+
 fn plan(random: &mut Random, rows: usize, columns: usize) -> Plan {
     let width = [4, 16, 64][random.below(3)];
-    let trellis = u8::from(random.below(4) > 0);
+    let trellis = [0, 1, 2, 2][random.below(4)];
     let mut plan = Plan {
         rows,
         columns,
@@ -134,8 +161,10 @@ fn plan(random: &mut Random, rows: usize, columns: usize) -> Plan {
     }
     let wide = deviation(random);
     for _ in 0..classes {
-        plan.classes.push(match random.below(2) {
+        plan.classes.push(match random.below(if trellis == 2 { 4 } else { 2 }) {
             0 => Class::Standard(random.below(252) as u32),
+            2 => Class::StandardPairs(random.below(104) as u32),
+            3 => Class::InlinePairs(pair_table(random)),
             _ => Class::Inline(table(random, trellis)),
         });
     }

@@ -7,7 +7,7 @@
  *     for each tile, on any thread:
  *         error = wsic_multiply_tile(&matrix, tile, &vector, scratch, size, y + tile * matrix.rows_per_tile);
  *
- * z[s] = scale[s] * x[input of s] is cut into groups of 128 positions. Each has a factor d = largest |z| / 127 and
+ * z[s] = scale[s] * x[input of s] is cut into groups of 128 positions, of 512 if there are two terms. Each has a factor d = largest |z| / 127 and
  * integers a = z * (127 / largest), rounded to nearest, ties to even; of a second term the same for what the first one
  * leaves, z - d * a. One term costs half the products of two and leaves an error of the order of 1 %, two .01 %.
  * The integers' dot products are exact. Each step of the sums in binary32 has one rounding, in a fixed order: the groups
@@ -18,7 +18,8 @@
 #ifndef WSIC_MULTIPLY_H
 #define WSIC_MULTIPLY_H
 
-#define WSIC_GROUP 128
+/* Positions of a group, by the number of terms. */
+#define WSIC_GROUP(terms) ((terms) == 1 ? 128u : 512u)
 
 /* A vector ready for one matrix. It points into the memory given. */
 typedef struct {
@@ -28,19 +29,19 @@ typedef struct {
     int8_t *integers;  /* [terms][positions] */
 } wsic_vector;
 
-static uint32_t wsic__groups(const wsic_matrix *m) {
-    return m->positions / WSIC_GROUP + (m->positions % WSIC_GROUP != 0);
+static uint32_t wsic__groups(const wsic_matrix *m, uint32_t terms) {
+    return m->positions / WSIC_GROUP(terms) + (m->positions % WSIC_GROUP(terms) != 0);
 }
 
 /* Bytes for wsic_prepare; `terms` is 1 or 2. */
 size_t wsic_vector_memory(const wsic_matrix *m, uint32_t terms) {
-    return 3 + (size_t)m->positions * (4 + terms) + (size_t)wsic__groups(m) * terms * 4;
+    return 3 + (size_t)m->positions * (4 + terms) + (size_t)wsic__groups(m, terms) * terms * 4;
 }
 
 int wsic_prepare(const wsic_matrix *m, const float *x, uint32_t terms, void *memory, size_t memory_size,
                         wsic_vector *v) {
     uint8_t *at = (uint8_t *)memory;
-    uint32_t groups = wsic__groups(m), group, term, s;
+    uint32_t groups = wsic__groups(m, terms), group, term, s;
     if (terms < 1 || terms > 2) return WSIC_BAD_CALL;
     if (!memory || memory_size < wsic_vector_memory(m, terms)) return WSIC_NO_MEMORY;
     at += (4 - (uintptr_t)at % 4) % 4;
@@ -50,9 +51,9 @@ int wsic_prepare(const wsic_matrix *m, const float *x, uint32_t terms, void *mem
     v->integers = (int8_t *)(v->factors + (size_t)terms * groups);
     for (s = 0; s < m->positions; s++) v->z[s] = s < m->padding ? 0 : m->scales[s] * x[m->inputs[s]];
     for (group = 0; group < groups; group++) {
-        uint32_t first = group * WSIC_GROUP, count = m->positions - first;
-        float left[WSIC_GROUP];
-        if (count > WSIC_GROUP) count = WSIC_GROUP;
+        uint32_t first = group * WSIC_GROUP(terms), count = m->positions - first;
+        float left[WSIC_GROUP(2)];
+        if (count > WSIC_GROUP(terms)) count = WSIC_GROUP(terms);
         memcpy(left, v->z + first, count * sizeof left[0]);
         for (term = 0; term < terms; term++) {
             int8_t *integers = v->integers + (size_t)term * m->positions + first;
@@ -119,7 +120,7 @@ static void wsic__dot_chunk(uint32_t k, uint32_t rows, const uint8_t *u, uint32_
 int wsic_multiply_tile(const wsic_matrix *m, uint32_t tile, const wsic_vector *v, void *memory,
                               size_t memory_size, float *y) {
     uint8_t *at = (uint8_t *)memory, *values;
-    uint32_t groups = wsic__groups(m), rows = wsic_rows_in(m, tile), steps, chunk, term, row, per_group;
+    uint32_t groups = wsic__groups(m, v->terms), rows = wsic_rows_in(m, tile), steps, chunk, term, row, per_group;
     float *sums, *escaped;
     int32_t *integers;
     const uint8_t *bytes, *end;
@@ -150,7 +151,7 @@ int wsic_multiply_tile(const wsic_matrix *m, uint32_t tile, const wsic_vector *v
         if (!refused) refused = wsic__next_escape(m, &list);
         pending = !refused;
     }
-    per_group = WSIC_GROUP / m->k;
+    per_group = WSIC_GROUP(v->terms) / m->k;
     for (chunk = 0; chunk < m->chunks && !error; chunk++) {
         uint32_t of_class = m->chunk_class[chunk];
         if (chunk == 0 || of_class != m->chunk_class[chunk - 1]) wsic__select_class(m, of_class, &class_);

@@ -12,11 +12,21 @@ pub struct Table {
     pub runs: [Vec<(u32, u32)>; 2],
 }
 
+/// A pair table as the text has it: for each parity `side * side` frequencies.
+#[derive(Clone, Debug)]
+pub struct PairTable {
+    pub smallest: [i32; 2],
+    pub side: [usize; 2],
+    pub frequencies: [Vec<u32>; 2],
+}
+
 /// How a class names its table.
 #[derive(Clone, Debug)]
 pub enum Class {
     Standard(u32),
     Inline(Table),
+    StandardPairs(u32),
+    InlinePairs(PairTable),
 }
 
 /// A stream column in the order of the side information.
@@ -52,6 +62,7 @@ pub struct Plan {
 pub enum Context {
     Symbol,
     Length,
+    Frequency,
     Class(u32),
     Gap,
     ColumnScale,
@@ -73,6 +84,15 @@ pub struct Tile {
     pub states: Vec<u8>,
     pub renormalisation: Vec<u8>,
     pub escapes: Vec<u8>,
+}
+
+/// Where the symbols of a chunk stand.
+#[derive(Clone, Copy)]
+struct Place {
+    chunk: usize,
+    steps: usize,
+    first_row: usize,
+    rows: usize,
 }
 
 /// A matrix section in parts.
@@ -246,6 +266,39 @@ pub fn standard(identifier: u32) -> Table {
     table
 }
 
+/// Standard pair table `identifier` of `spec/standard-pair-tables.txt`.
+pub fn standard_pairs(identifier: u32) -> PairTable {
+    let text = include_str!("../../spec/standard-pair-tables.txt");
+    let line = text.lines().filter(|line| !line.starts_with('#')).nth(identifier as usize).unwrap();
+    let mut table = PairTable { smallest: [0; 2], side: [0; 2], frequencies: [vec![], vec![]] };
+    for (q, part) in line.split('/').enumerate() {
+        let (head, list) = part.split_once(':').unwrap();
+        let head: Vec<&str> = head.split_whitespace().collect();
+        table.smallest[q] = head[0].parse().unwrap();
+        table.side[q] = head[1].parse().unwrap();
+        table.frequencies[q] = list.split_whitespace().map(|f| f.parse().unwrap()).collect();
+    }
+    table
+}
+
+impl PairTable {
+    /// Indices of the pairs that can be coded, each with its slots.
+    fn pairs(&self, q: usize) -> Vec<([i32; 2], Vec<u32>)> {
+        let mut cells: Vec<usize> =
+            (0..self.frequencies[q].len()).filter(|&cell| self.frequencies[q][cell] > 0).collect();
+        cells.sort_by_key(|&cell| (256 - self.frequencies[q][cell] as i32, cell));
+        let mut slot = 0;
+        let mut pairs = Vec::new();
+        for cell in cells {
+            let indices = [cell / self.side[q], cell % self.side[q]].map(|s| self.smallest[q] + s as i32);
+            let end = slot + self.frequencies[q][cell];
+            pairs.push((indices, (slot..end).collect()));
+            slot = end;
+        }
+        pairs
+    }
+}
+
 impl Table {
     /// Slots of `symbol` for parity `q`, in order.
     fn slots(&self, q: usize, symbol: u32) -> Vec<u32> {
@@ -273,11 +326,24 @@ impl Table {
 
 const NEXT: [[usize; 2]; 8] = [[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]];
 
+/// AFTER_PAIR of the text.
+fn after_pair(state: usize, b: usize) -> usize {
+    let mut next = state >> 1;
+    if state % 2 == 1 {
+        next ^= 45;
+    }
+    if b == 1 {
+        next ^= 17;
+    }
+    next
+}
+
 impl Plan {
     pub fn table(&self, class: usize) -> Table {
         let mut table = match &self.classes[class] {
             Class::Standard(identifier) => standard(*identifier),
             Class::Inline(table) => table.clone(),
+            _ => panic!("a pair table"),
         };
         if self.trellis == 0 {
             table.smallest[1] = table.smallest[0];
@@ -286,11 +352,24 @@ impl Plan {
         table
     }
 
+    /// The pair table of a class that has one.
+    fn pair_table(&self, class: usize) -> Option<PairTable> {
+        match &self.classes[class] {
+            Class::StandardPairs(identifier) => Some(standard_pairs(*identifier)),
+            Class::InlinePairs(table) => Some(table.clone()),
+            _ => None,
+        }
+    }
+
+    /// With trellis 2 the state has two bits more inside a pair: that its first integer is done, and the lowest bit of
+    /// that one's index.
     fn next_state(&self, state: usize, k: i32) -> usize {
-        if self.trellis == 0 {
-            0
-        } else {
-            NEXT[state][(k & 1) as usize]
+        let bit = (k & 1) as usize;
+        match (self.trellis, state >> 6 & 1) {
+            (0, _) => 0,
+            (1, _) => NEXT[state][bit],
+            (_, 0) => state | 1 << 6 | bit << 7,
+            _ => after_pair(state & 63, bit ^ state >> 7),
         }
     }
 
@@ -338,6 +417,20 @@ impl Plan {
         for class in &self.classes {
             match class {
                 Class::Standard(identifier) => calls.push(Side::Direct { value: *identifier, bits: 8 }),
+                Class::StandardPairs(identifier) => {
+                    calls.push(Side::Direct { value: 253, bits: 8 });
+                    calls.push(Side::Direct { value: *identifier, bits: 8 });
+                }
+                Class::InlinePairs(table) => {
+                    calls.push(Side::Direct { value: 254, bits: 8 });
+                    for q in 0..2 {
+                        calls.push(Side::Direct { value: table.smallest[q] as u32 & 255, bits: 8 });
+                        calls.push(Side::Direct { value: table.side[q] as u32 - 1, bits: 4 });
+                        for &value in &table.frequencies[q] {
+                            calls.push(Side::Number { context: Context::Frequency, value });
+                        }
+                    }
+                }
                 Class::Inline(table) => {
                     calls.push(Side::Direct { value: 255, bits: 8 });
                     calls.push(Side::Direct { value: table.raw_bits, bits: 3 });
@@ -396,6 +489,56 @@ impl Plan {
         self.rows.div_ceil(64 / self.width * self.steps)
     }
 
+    /// Symbols and escapes of one chunk of a class with a pair table.
+    fn pair_chunk(
+        &self,
+        table: &PairTable,
+        columns: &[Option<&Entry>],
+        place: Place,
+        coded: &mut Vec<(usize, Vec<u32>)>,
+        escapes: &mut Vec<(u64, u32)>,
+    ) {
+        let pairs = [table.pairs(0), table.pairs(1)];
+        let mut state = [0usize; 64];
+        for step in (0..place.steps).step_by(2) {
+            let mut found = Vec::new();
+            for (lane, state) in state.iter_mut().enumerate() {
+                let q = *state & 1;
+                let wanted = [step, step + 1].map(|step| {
+                    let row = step * (64 / self.width) + lane / self.width;
+                    let entry =
+                        columns[lane % self.width].filter(|_| row < place.rows && step < place.steps)?;
+                    Some((entry.integers[place.first_row + row] - q as i32) >> 1)
+                });
+                // The nearest pair with the same lowest bits, of integers that are there; few changes before small ones.
+                let fits = |pair: &[i32; 2]| {
+                    pair.iter()
+                        .zip(wanted)
+                        .all(|(k, wanted)| wanted.is_none_or(|wanted| (wanted ^ k) & 1 == 0))
+                };
+                let distance = |pair: &[i32; 2]| {
+                    let differences =
+                        pair.iter().zip(wanted).map(|(k, wanted)| (wanted.unwrap_or(0) - k).abs());
+                    (differences.clone().filter(|d| *d > 0).count(), differences.sum::<i32>(), *pair)
+                };
+                let candidates = pairs[q].iter().filter(|(pair, _)| fits(pair));
+                let (pair, slots) = candidates
+                    .min_by_key(|(pair, _)| distance(pair))
+                    .expect("a pair table that reaches pairs of all lowest bits");
+                coded.push((lane, slots.clone()));
+                for which in 0..2 {
+                    if let Some(k) = wanted[which].filter(|&k| k != pair[which]) {
+                        let position = (place.chunk * place.steps + step + which) * 64 + lane;
+                        found.push((position as u64, unsigned((k - pair[which]) / 2)));
+                    }
+                }
+                *state = after_pair(*state, ((pair[0] ^ pair[1]) & 1) as usize);
+            }
+            found.sort_unstable();
+            escapes.extend(found);
+        }
+    }
+
     /// One tile, and its escapes as (position, code).
     pub fn tile(&self, tile: usize) -> (Tile, Vec<(u64, u32)>) {
         let positions = self.positions();
@@ -405,6 +548,11 @@ impl Plan {
         let (mut raw_plane, mut escapes) = (Vec::new(), Vec::new());
         for (chunk, columns) in positions.chunks(self.width).enumerate() {
             let class = columns.iter().flatten().next().expect("a chunk of padding only").class;
+            if let Some(table) = self.pair_table(class) {
+                let place = Place { chunk, steps, first_row, rows };
+                self.pair_chunk(&table, columns, place, &mut coded, &mut escapes);
+                continue;
+            }
             let table = self.table(class);
             let mut state = [0usize; 64];
             for step in 0..steps {

@@ -8,6 +8,26 @@ pub fn class(deviation: f64) -> Class {
     Class::Standard(((deviation.log2() * 8.0).round() + 20.0).clamp(0.0, 62.0) as u32)
 }
 
+/// The standard pair table fitted to a Gaussian of this standard deviation.
+pub fn pair_class(deviation: f64) -> Class {
+    Class::StandardPairs(((deviation.log2() * 8.0).round() + 12.0).clamp(0.0, 25.0) as u32)
+}
+
+/// A matrix with the trellis of pairs whose columns are all live and in one class.
+pub fn pairs(
+    shape: (usize, usize),
+    geometry: (usize, usize),
+    class: Class,
+    deviation: f64,
+    seed: u64,
+) -> Plan {
+    let mut plan = empty(shape.0, shape.1, geometry.0, geometry.1);
+    plan.trellis = 2;
+    plan.classes.push(class);
+    fill(&mut plan, deviation, seed);
+    plan
+}
+
 /// Integers of one column.
 pub fn integers(plan: &Plan, deviation: f64, random: &mut Random) -> Vec<i32> {
     let mut wishes: Vec<i32> =
@@ -62,6 +82,19 @@ pub fn many_classes(
     padding: usize,
     seed: u64,
 ) -> Plan {
+    many_classes_with(1, rows, geometry, classes, deviations, padding, seed)
+}
+
+/// The same for a trellis.
+pub fn many_classes_with(
+    trellis: u8,
+    rows: usize,
+    geometry: (usize, usize),
+    classes: Vec<Class>,
+    deviations: &[f64],
+    padding: usize,
+    seed: u64,
+) -> Plan {
     let mut random = Random(seed);
     let mut class_of: Vec<usize> = (0..classes.len()).flat_map(|class| vec![class; geometry.0]).collect();
     class_of.drain(..padding);
@@ -69,6 +102,7 @@ pub fn many_classes(
         class_of.swap(i, random.below(i + 1));
     }
     let mut plan = empty(rows, class_of.len(), geometry.0, geometry.1);
+    plan.trellis = trellis;
     plan.classes = classes;
     for (input, &class) in class_of.iter().enumerate() {
         let integers = integers(&plan, deviations[class], &mut random);

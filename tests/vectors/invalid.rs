@@ -2,10 +2,10 @@
 //! again except where they are the point.
 
 use crate::common::forge::{
-    payload, write_escapes, write_side, Bits, Class, Context, Plan, Section, Side, Table,
+    payload, write_escapes, write_side, Bits, Class, Context, PairTable, Plan, Section, Side, Table,
 };
 use crate::common::resign::resign;
-use crate::draw::{blocks, class, empty, fill, many_classes, one_class, set};
+use crate::draw::{blocks, class, empty, fill, many_classes, one_class, pair_class, pairs, set};
 
 /// An invalid payload and how it has to be refused.
 pub struct Invalid {
@@ -132,6 +132,7 @@ pub fn all() -> Vec<Invalid> {
     side_coder(&mut cases);
     side_values(&mut cases);
     tables(&mut cases);
+    pair_tables(&mut cases);
     tiles(&mut cases);
     escapes(&mut cases);
     cases.0
@@ -207,7 +208,7 @@ fn matrix_header(cases: &mut Cases) {
     };
     field(cases, "chunk-of-8", "bad-header", 4, 8);
     field(cases, "chunk-of-0", "bad-header", 4, 0);
-    field(cases, "trellis-2", "unsupported-feature", 5, 2);
+    field(cases, "trellis-3", "unsupported-feature", 5, 3);
     field(cases, "no-steps", "bad-header", 6, 0);
     cases.signed("steps-257", "3.2", "bad-header", |b| b[MATRIX + 6..MATRIX + 8].copy_from_slice(&[1, 1]));
     field(cases, "classes-33", "bad-header", 8, 33);
@@ -295,6 +296,14 @@ fn side_values(cases: &mut Cases) {
     for (name, value) in [("table-252", 252), ("table-253", 253), ("table-254", 254)] {
         cases.side(name, "4.3", class_error, &base(), |calls| calls[0] = Side::Direct { value, bits: 8 });
     }
+    let paired = pairs((20, 10), (16, 4), pair_class(1.0), 1.0, 5);
+    cases.side("table-252-with-pairs", "4.3", class_error, &paired, |calls| {
+        calls[0] = Side::Direct { value: 252, bits: 8 };
+        calls.remove(1);
+    });
+    cases.side("pair-table-104", "4.3", class_error, &paired, |calls| {
+        calls[1] = Side::Direct { value: 104, bits: 8 };
+    });
     let mut parts = base();
     parts.extra = vec![parts.first[4].clone(), parts.first[4].clone(), parts.first[7].clone()];
     let gap = |calls: &mut Vec<Side>, nth: usize, value| {
@@ -392,6 +401,31 @@ fn tables(cases: &mut Cases) {
     far.runs[0] = vec![(0, 255), (63, 1)];
     far.smallest[0] = 1;
     cases.table("table-rare-symbol-too-far", far);
+}
+
+fn pair_tables(cases: &mut Cases) {
+    let four = || vec![64u32; 4];
+    let with = |smallest: [i32; 2], side: [usize; 2], frequencies: [Vec<u32>; 2]| {
+        Class::InlinePairs(PairTable { smallest, side, frequencies })
+    };
+    let legal = pairs((20, 10), (16, 4), with([-1, -1], [2, 2], [four(), four()]), 0.8, 6);
+    let many = [vec![3u32; 61], vec![19, 18, 18, 18], vec![0; 16]].concat();
+    let far = [vec![1], vec![0; 254], vec![255]].concat();
+    for (name, smallest, side, frequencies) in [
+        ("pairs-255-slots", [-1, -1], [2, 2], [vec![64, 64, 64, 63], four()]),
+        ("pairs-257-slots-parity-1", [-1, -1], [2, 2], [four(), vec![64, 64, 64, 65]]),
+        ("pairs-256-slots-of-one", [-1, -1], [2, 2], [four(), vec![0, 256, 0, 0]]),
+        ("pairs-huge-frequency", [-1, -1], [2, 2], [vec![64, 64, 64, (1 << 24) - 2], four()]),
+        ("pairs-65", [-4, -1], [9, 2], [many, four()]),
+        ("pairs-value-129", [-32, 31], [16, 2], [far.clone(), four()]),
+        ("pairs-value-of-rare-pair", [50, 50], [16, 2], [far, four()]),
+    ] {
+        let mut section = legal.section();
+        let mut plan = legal.clone();
+        plan.classes = vec![with(smallest, side, frequencies)];
+        section.side = plan.side();
+        cases.add(name, "4.3", "bad-table", payload(20, 10, &[section.bytes()]));
+    }
 }
 
 fn tiles(cases: &mut Cases) {

@@ -55,6 +55,14 @@ fn constants_of_the_text() {
     let checksum = common::forge::crc(&tables);
     assert!(text.contains(&format!("(50,972 bytes, CRC 0x{checksum:08X})")) && tables.len() == 50_972);
     assert_eq!(checksum, wsic::payload::crc32c(&tables));
+    let pairs = std::fs::read(root().join("standard-pair-tables.txt")).unwrap();
+    let checksum = common::forge::crc(&pairs);
+    assert!(text.contains(&format!("(16,483 bytes, CRC 0x{checksum:08X})")) && pairs.len() == 16_483);
+    let [odd, taken] = wsic::payload::PAIR_TAPS;
+    assert!(
+        text.contains(&format!("next = next ^ {odd}\n"))
+            && text.contains(&format!("next = next ^ {taken}\n"))
+    );
     let states = |bit: usize| {
         let next: Vec<String> = wsic::payload::NEXT_STATE.iter().map(|next| next[bit].to_string()).collect();
         next.join(" | ")
@@ -97,7 +105,8 @@ fn bounds_of_the_text() {
     let ones = decisions(&|range| range - (range >> 12) * least);
     let text = std::fs::read_to_string(root().join("FORMAT.md")).unwrap();
     assert!(text.contains(&format!("contexts stay from {least} to {most}")));
-    assert!(symbols == 1564 && text.contains("at most 1,564 symbols pass"));
+    assert!(symbols == 1564 && text.contains("at most 1,564 symbols, or\n  pairs of them, pass"));
+    assert!(2 * symbols == 3128 && text.contains("fewer than 3,128·(b − 64) integers"));
     assert!(zeros.max(ones) == 1512 && text.contains("fewer than 1,513·n"));
 }
 

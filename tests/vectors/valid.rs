@@ -1,8 +1,10 @@
 //! Valid payloads: every kind of matrix that the text allows, and its extremes.
 
-use crate::common::forge::{payload, write_escapes, Class, Entry, Plan, Section, Table};
+use crate::common::forge::{payload, write_escapes, Class, Entry, PairTable, Plan, Section, Table};
 use crate::common::Random;
-use crate::draw::{blocks, class, empty, fill, integers, many_classes, one_class, set};
+use crate::draw::{
+    blocks, class, empty, fill, integers, many_classes, many_classes_with, one_class, pair_class, pairs, set,
+};
 
 /// A payload and the matrices it was made from.
 pub struct Valid {
@@ -38,6 +40,7 @@ pub fn all() -> Vec<Valid> {
     tables(&mut cases);
     escapes(&mut cases);
     matrices(&mut cases);
+    pair_classes(&mut cases);
     cases.0
 }
 
@@ -360,4 +363,113 @@ fn matrices(cases: &mut Cases) {
         "classes, dead columns, parts, row scales and several tiles together",
         vec![typical],
     );
+}
+
+fn pair_classes(cases: &mut Cases) {
+    cases.add(
+        "pairs-one-weight",
+        "1 x 1: the second integer of the only pair is ignored",
+        vec![pairs((1, 1), (64, 1), pair_class(1.0), 1.0, 100)],
+    );
+    cases.add(
+        "pairs-k64",
+        "two full tiles, an even number of steps",
+        vec![pairs((64, 64), (64, 32), pair_class(1.5), 1.5, 101)],
+    );
+    for (name, shape, geometry, seed) in [
+        ("pairs-odd-k64", (37, 67), (64, 9), 102),
+        ("pairs-odd-k16", (43, 35), (16, 3), 103),
+        ("pairs-odd-k4", (97, 7), (4, 3), 104),
+    ] {
+        let plan = pairs(shape, geometry, pair_class(2.0), 2.0, seed);
+        cases.add(name, "an odd number of steps: the last pair of each chunk is half ignored", vec![plan]);
+    }
+    let single = |class: Class, deviation: f64, seed: u64| pairs((83, 21), (16, 7), class, deviation, seed);
+    cases.add(
+        "pairs-single-table",
+        "trellis 2 with a single table, odd and even steps",
+        vec![single(class(2.0), 2.0, 105)],
+    );
+    let raw = blocks(3, [-8, -8], [&bell(16), &bell(16)]);
+    cases.add(
+        "pairs-single-table-raw-bits",
+        "trellis 2 with raw planes",
+        vec![single(Class::Inline(raw), 20.0, 106)],
+    );
+    let table = |smallest: [i32; 2], side: [usize; 2], frequencies: [Vec<u32>; 2]| {
+        Class::InlinePairs(PairTable { smallest, side, frequencies })
+    };
+    let smallest = table([-1, -1], [2, 2], [vec![1, 1, 1, 253], vec![64; 4]]);
+    cases.add(
+        "pairs-inline",
+        "an inline pair table, a frequency above 127",
+        vec![single(smallest, 0.6, 107)],
+    );
+    let most = table([-4, -4], [8, 8], [vec![4; 64], vec![4; 64]]);
+    cases.add(
+        "pairs-most",
+        "64 pairs for each parity, all of the same frequency",
+        vec![single(most, 3.5, 108)],
+    );
+    let mut wide = [vec![0u32; 256], vec![0u32; 256]];
+    for (q, grid) in wide.iter_mut().enumerate() {
+        // The diagonals and the middle.
+        for i in 0..16 {
+            grid[16 * i + i] = 1 + (i as u32 + q as u32) % 3;
+            grid[16 * i + 15 - i] = 2;
+        }
+        grid[16 * 7 + 6] = 20;
+        let rest = 256 - grid.iter().sum::<u32>();
+        grid[16 * 8 + 8] += rest;
+    }
+    let wide = table([-32, 16], [16, 16], wide);
+    cases.add("pairs-widest", "grids of 16 x 16, values from 0 to 127", vec![single(wide, 25.0, 109)]);
+    let mixed = many_classes_with(
+        2,
+        75,
+        (16, 9),
+        vec![
+            pair_class(0.7),
+            table([-1, -1], [2, 2], [vec![10, 60, 60, 126], vec![64; 4]]),
+            class(2.0),
+            pair_class(1.4),
+            Class::Inline(blocks(1, [-8, -8], [&bell(16), &bell(16)])),
+            table(
+                [-2, -1],
+                [3, 3],
+                [vec![28, 29, 28, 29, 28, 29, 28, 29, 28], vec![2, 3, 5, 200, 7, 11, 13, 9, 6]],
+            ),
+        ],
+        &[0.7, 0.8, 2.0, 1.4, 9.0, 1.0],
+        5,
+        110,
+    );
+    cases.add(
+        "pairs-mixed",
+        "pair tables and single tables in one matrix; contexts of frequencies go on",
+        vec![mixed],
+    );
+    let mut escaped = pairs((22, 70), (64, 5), pair_class(1.0), 0.4, 111);
+    for (column, row, near) in
+        [(0, 0, 40), (69, 3, -40), (69, 9, 1000), (6, 4, 1000), (6, 21, -90), (5, 20, 30)]
+    {
+        set(&mut escaped.first[column], row, near);
+    }
+    set(&mut escaped.first[33], 10, -8_388_604);
+    set(&mut escaped.first[33], 11, 8_388_600);
+    cases.add(
+        "pairs-escapes",
+        "escapes of first and second integers, of both, and in half pairs",
+        vec![escaped],
+    );
+    let plans = (0..4)
+        .map(|group: u32| {
+            let identifiers: Vec<u32> = (0..26).map(|i| group * 26 + i).collect();
+            let deviations: Vec<f64> =
+                identifiers.iter().map(|id| 2f64.powf((f64::from(id % 26) - 12.0) / 8.0)).collect();
+            let classes = identifiers.into_iter().map(Class::StandardPairs).collect();
+            many_classes_with(2, 48, (4, 2), classes, &deviations, 0, 112 + u64::from(group))
+        })
+        .collect();
+    cases.add("standard-pair-tables", "all standard pair tables, 26 for each matrix", plans);
 }
