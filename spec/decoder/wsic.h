@@ -1033,7 +1033,8 @@ static void wsic__select_class(const wsic_matrix *m, uint32_t of_class, wsic__cl
     }
     c->offset = (3 - least) / 4 * 4;
 #ifdef WSIC_NEON
-    c->usable = wsic__neon_make(c->slots, c->offset, &c->table);
+    c->usable = c->pairs ? wsic__neon_make_pairs(c->slots, c->offset, &c->table)
+                         : wsic__neon_make(c->slots, c->offset, &c->table);
 #endif
 }
 
@@ -1044,7 +1045,9 @@ static int wsic__chunk(const wsic_matrix *m, const wsic__class *c, uint32_t step
     uint32_t r = c->r, pairs = c->pairs, lane, step = 0, i;
     uint8_t state[64] = {0};
 #ifdef WSIC_NEON
-    if (c->usable) step = wsic__neon_steps(&c->table, m->trellis, r, steps, l, state, values);
+    if (c->usable)
+        step = pairs ? wsic__neon_pairs(&c->table, steps, l, state, values)
+                     : wsic__neon_steps(&c->table, m->trellis, r, steps, l, state, values);
     values += (size_t)64 * step;
 #endif
     for (; step < steps; step += 1 + pairs) {
