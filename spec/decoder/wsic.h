@@ -419,8 +419,8 @@ static void wsic__standard_table(uint32_t identifier, wsic__table *t) {
     }
 }
 
-/* Gives the slots of one parity of a pair table to its pairs, from the frequencies of all side * side pairs, whose sum is
- * 256: in the order of falling frequency, then of rising 16 * s + t, which is that of s * side + t. */
+/* Gives the slots of one parity of a pair table to its pairs. The frequencies are those of all side * side pairs, and
+ * their sum is 256. The order is that of falling frequency, then of rising 16 * s + t, which is that of s * side + t. */
 static void wsic__place_pairs(const uint8_t *frequencies, uint32_t side, uint8_t *symbols) {
     uint32_t start[256] = {0}; /* of each frequency: the slots of its pairs, then the first slot of the next pair */
     uint32_t slots = 0, f, i;
