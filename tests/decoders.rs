@@ -208,7 +208,7 @@ fn the_runners_notice_what_is_wrong() {
     }
 }
 
-/// `standard_tables.h` holds the numbers of `standard-tables.txt`.
+/// `standard_tables.h` holds the numbers of `standard-tables.txt` and `standard-pair-tables.txt`.
 #[test]
 fn the_compiled_tables_are_those_of_the_text() {
     let header = std::fs::read_to_string(folder().join("standard_tables.h")).unwrap();
@@ -231,6 +231,17 @@ fn the_compiled_tables_are_those_of_the_text() {
     }
     assert_eq!(starts.len(), 253);
     assert!(bytes == wanted && starts[252] as usize == bytes.len());
+    let (starts, bytes) =
+        (list("uint16_t wsic_standard_pair_start["), list("uint8_t wsic_standard_pair_bytes["));
+    let text = std::fs::read_to_string(folder().join("../standard-pair-tables.txt")).unwrap();
+    let mut wanted = Vec::new();
+    for (line, &start) in text.lines().filter(|line| !line.starts_with('#')).zip(&starts) {
+        assert_eq!(start, wanted.len() as u32);
+        let numbers = line.split([' ', ':', '/']).filter(|number| !number.is_empty());
+        wanted.extend(numbers.map(|number| number.parse::<i32>().unwrap() as u32 & 255));
+    }
+    assert_eq!(starts.len(), 105);
+    assert!(bytes == wanted && starts[104] as usize == bytes.len());
     if runs(Command::new("python3").arg("--version")) {
         output(Command::new("python3").arg("-B").arg(folder().join("make_tables.py")).arg("--check"));
     }
@@ -295,17 +306,21 @@ fn dump(mut command: Command) -> Command {
     command
 }
 
-/// Matrices of every geometry, with and without trellis, with all kinds of scales, dead and extra columns, experts.
+/// Matrices of every geometry, without and with each trellis, with all kinds of scales, dead and extra columns, experts.
 fn generated() -> Vec<Vec<u8>> {
     let mut random = Random(0xDEC0DE);
     let mut payloads = Vec::new();
-    for case in 0..36 {
+    for case in 0..48 {
         let width = [4, 16, 64][case % 3];
         let recipe = Recipe {
             rows: 1 + random.below(500),
             columns: 1 + random.below(150),
             geometry: Geometry::new(width, [1, 7, 64, 256][case % 4]).unwrap(),
-            trellis: if case % 5 == 0 { Trellis::Scalar } else { Trellis::EightState },
+            trellis: match case % 5 {
+                0 => Trellis::Scalar,
+                1 | 3 => Trellis::EightState,
+                _ => Trellis::Pairs,
+            },
             deviation: (random.unit() * 9.0 - 2.0).exp2(),
             spread: random.unit() * 2.0,
         };
@@ -348,6 +363,23 @@ fn generated() -> Vec<Vec<u8>> {
     payloads
 }
 
+/// Small matrices with the trellis of pairs, within `LIMITS`.
+fn small_pairs() -> Vec<Vec<u8>> {
+    let mut random = Random(0x9A125);
+    let payload = |case: usize| {
+        let recipe = Recipe {
+            rows: 1 + random.below(60),
+            columns: 1 + random.below(60),
+            geometry: Geometry::new([4, 16, 64][case % 3], [1, 3, 8, 33][case % 4]).unwrap(),
+            trellis: Trellis::Pairs,
+            deviation: (random.unit() * 5.0 - 2.0).exp2(),
+            spread: random.unit(),
+        };
+        encode(&[matrix(&recipe, &mut random)], &EncodeOptions::default()).unwrap()
+    };
+    (0..24).map(payload).collect()
+}
+
 #[test]
 fn generated_matrices_decode_to_the_same_bits() {
     let payloads = generated();
@@ -362,14 +394,15 @@ fn generated_matrices_decode_to_the_same_bits() {
     }
 }
 
-/// Damaged vectors: the same class of refusal, or the same integers and weights.
+/// Damaged vectors and generated payloads of pairs: the same class of refusal, or the same integers and weights.
 fn damaged(command: impl Fn() -> Command, seed: u64, rounds: usize) {
     let rounds = std::env::var("WSIC_DECODER_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(rounds);
     let mut paths: Vec<_> =
         std::fs::read_dir(vectors().join("valid")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "wsic"));
     paths.sort();
-    let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let mut seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    seeds.extend(small_pairs());
     let mut random = Random(seed);
     let mut left = rounds;
     while left > 0 {

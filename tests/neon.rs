@@ -155,7 +155,11 @@ fn generated() -> Vec<Vec<u8>> {
             rows: 1 + random.below(400),
             columns: 1 + random.below(400),
             geometry: Geometry::new([4, 16, 64][case % 3], [1, 7, 64, 256][case % 4]).unwrap(),
-            trellis: if case.is_multiple_of(5) { Trellis::Scalar } else { Trellis::EightState },
+            trellis: match case % 5 {
+                0 => Trellis::Scalar,
+                1 | 3 => Trellis::EightState,
+                _ => Trellis::Pairs,
+            },
             deviation: (random.unit() * 9.0 - 2.0).exp2(),
             spread: random.unit() * 2.0,
         };
@@ -169,7 +173,7 @@ fn generated() -> Vec<Vec<u8>> {
         }
         encode(&[source], &EncodeOptions::default()).unwrap()
     };
-    (0..24).map(payload).collect()
+    (0..36).map(payload).collect()
 }
 
 fn valid_vectors() -> Vec<Vec<u8>> {
@@ -187,7 +191,7 @@ fn products_of_the_c_decoder_are_those_of_the_library() {
 
 #[test]
 fn damaged_payloads_have_the_same_products_or_refusals() {
-    let seeds = valid_vectors();
+    let seeds = [valid_vectors(), generated()].concat();
     let mut random = Random(0xBAD64);
     let damaged = |_| {
         let (seed, spare) = (random.below(seeds.len()), random.below(seeds.len()));

@@ -78,6 +78,7 @@ typedef struct {
 typedef struct {
     uint8_t frequency, rank;
     int16_t integer; /* 2k + q, raw bits 0 */
+    int16_t second;  /* pair tables: the second integer of the pair */
 } wsic_slot;
 
 /* An opened matrix (sections 3.2, 3.3 and 4). Fields may be read. */
@@ -93,6 +94,7 @@ typedef struct {
     uint8_t *chunk_class; /* [chunks] */
     wsic_slot *slots;     /* [classes][parity][256] */
     uint8_t raw_bits[32]; /* of each class */
+    uint8_t of_pairs[32]; /* 1 for classes with a pair table */
     uint32_t classes, trellis;
     /* private */
     const uint8_t *section;
@@ -333,18 +335,30 @@ static int32_t wsic__signed(uint32_t u) { return (u & 1) == 0 ? (int32_t)(u >> 1
 typedef struct {
     uint32_t raw_bits, run_count;
     int32_t smallest[2];
-    uint8_t symbols[2][256];
+    int of_pairs;
+    uint8_t symbols[2][256]; /* of each slot; in pair tables 16 * s + t */
 } wsic__table;
 
+/* Contexts that the inline tables of a matrix share. */
+typedef struct {
+    wsic__tree symbols;
+    wsic__number lengths, frequencies;
+} wsic__table_contexts;
+
+/* The smallest multiple of 4 that makes all integers of a table unsigned. */
+static int32_t wsic__table_offset(const wsic__table *t) {
+    int32_t unit = (int32_t)1 << t->raw_bits;
+    int32_t least = 2 * t->smallest[0] * unit, least1 = 2 * t->smallest[1] * unit + 1;
+    if (least1 < least) least = least1;
+    return least < 0 ? (3 - least) / 4 * 4 : 0;
+}
+
 static int wsic__table_rules(const wsic__table *t) {
-    int32_t unit, least, least1, offset, largest;
+    int32_t unit, offset, largest;
     uint32_t q, slot;
     if (t->raw_bits > 4 || t->run_count > 64) return WSIC_BAD_TABLE;
     unit = (int32_t)1 << t->raw_bits;
-    least = 2 * t->smallest[0] * unit;
-    least1 = 2 * t->smallest[1] * unit + 1;
-    if (least1 < least) least = least1;
-    offset = least < 0 ? (3 - least) / 4 * 4 : 0;
+    offset = wsic__table_offset(t);
     for (q = 0; q < 2; q++) {
         uint32_t frequency[64] = {0};
         for (slot = 0; slot < 256; slot++) {
@@ -357,9 +371,14 @@ static int wsic__table_rules(const wsic__table *t) {
     return WSIC_OK;
 }
 
-static int wsic__inline_table(wsic__coder *c, uint32_t trellis, wsic__tree *symbols, wsic__number *lengths,
-                              wsic__table *t) {
+static int32_t wsic__read_smallest(wsic__coder *c) {
+    int32_t smallest = (int32_t)wsic__direct(c, 8);
+    return smallest >= 128 ? smallest - 256 : smallest;
+}
+
+static int wsic__inline_table(wsic__coder *c, uint32_t trellis, wsic__table_contexts *contexts, wsic__table *t) {
     uint32_t q, slots, runs = 0;
+    t->of_pairs = 0;
     t->raw_bits = wsic__direct(c, 3);
     for (q = 0; q < 2; q++) {
         if (trellis == 0 && q == 1) {
@@ -368,12 +387,11 @@ static int wsic__inline_table(wsic__coder *c, uint32_t trellis, wsic__tree *symb
             runs *= 2;
             continue;
         }
-        t->smallest[q] = (int32_t)wsic__direct(c, 8);
-        if (t->smallest[q] >= 128) t->smallest[q] -= 256;
+        t->smallest[q] = wsic__read_smallest(c);
         slots = 0;
         while (slots < 256) {
-            uint32_t symbol = wsic__read_tree(c, symbols);
-            uint32_t length = wsic__read_number(c, lengths) + 1;
+            uint32_t symbol = wsic__read_tree(c, &contexts->symbols);
+            uint32_t length = wsic__read_number(c, &contexts->lengths) + 1;
             if (c->failed) return WSIC_BAD_SIDE_INFORMATION;
             if (length > 255 || slots + length > 256) return WSIC_BAD_TABLE;
             memset(&t->symbols[q][slots], (int)symbol, length);
@@ -388,6 +406,7 @@ static int wsic__inline_table(wsic__coder *c, uint32_t trellis, wsic__tree *symb
 static void wsic__standard_table(uint32_t identifier, wsic__table *t) {
     const uint8_t *b = &wsic_standard_bytes[wsic_standard_start[identifier]];
     uint32_t q, run;
+    t->of_pairs = 0;
     t->raw_bits = *b++;
     for (q = 0; q < 2; q++) {
         uint32_t slots = 0, runs = b[1];
@@ -400,28 +419,100 @@ static void wsic__standard_table(uint32_t identifier, wsic__table *t) {
     }
 }
 
-static int wsic__read_table(wsic__coder *c, uint32_t trellis, wsic__tree *symbols, wsic__number *lengths,
-                            wsic__table *t) {
+/* Gives the slots of one parity of a pair table to its pairs. The frequencies are those of all side * side pairs, and
+ * their sum is 256. The order is that of falling frequency, then of rising 16 * s + t, which is that of s * side + t. */
+static void wsic__place_pairs(const uint8_t *frequencies, uint32_t side, uint8_t *symbols) {
+    uint32_t start[256] = {0}; /* of each frequency: the slots of its pairs, then the first slot of the next pair */
+    uint32_t slots = 0, f, i;
+    for (i = 0; i < side * side; i++) start[frequencies[i]] += frequencies[i];
+    for (f = 255; f > 0; f--) {
+        uint32_t taken = start[f];
+        start[f] = slots;
+        slots += taken;
+    }
+    for (i = 0; i < side * side; i++) {
+        f = frequencies[i];
+        if (f == 0) continue;
+        memset(symbols + start[f], (int)(16 * (i / side) + i % side), f);
+        start[f] += f;
+    }
+}
+
+static int wsic__inline_pair_table(wsic__coder *c, wsic__table_contexts *contexts, wsic__table *t) {
+    uint32_t side[2], most_pairs = 0, q, i;
+    t->of_pairs = 1;
+    t->raw_bits = 0;
+    for (q = 0; q < 2; q++) {
+        uint8_t frequencies[256];
+        uint32_t sum = 0, pairs = 0;
+        t->smallest[q] = wsic__read_smallest(c);
+        side[q] = wsic__direct(c, 4) + 1;
+        for (i = 0; i < side[q] * side[q]; i++) {
+            uint32_t f = wsic__read_number(c, &contexts->frequencies);
+            if (c->failed) return WSIC_BAD_SIDE_INFORMATION;
+            if (f > 255) return WSIC_BAD_TABLE;
+            frequencies[i] = (uint8_t)f;
+            sum += f;
+            pairs += f > 0;
+        }
+        if (sum != 256) return WSIC_BAD_TABLE;
+        if (pairs > most_pairs) most_pairs = pairs;
+        wsic__place_pairs(frequencies, side[q], t->symbols[q]);
+    }
+    if (most_pairs > 64) return WSIC_BAD_TABLE;
+    for (q = 0; q < 2; q++) {
+        int32_t largest = 2 * (t->smallest[q] + (int32_t)side[q] - 1) + (int32_t)q;
+        if (largest + wsic__table_offset(t) > 127) return WSIC_BAD_TABLE;
+    }
+    return WSIC_OK;
+}
+
+static void wsic__standard_pair_table(uint32_t identifier, wsic__table *t) {
+    const uint8_t *b = &wsic_standard_pair_bytes[wsic_standard_pair_start[identifier]];
+    uint32_t q;
+    t->of_pairs = 1;
+    t->raw_bits = 0;
+    for (q = 0; q < 2; q++) {
+        uint32_t side = b[1];
+        t->smallest[q] = b[0] >= 128 ? (int32_t)b[0] - 256 : b[0];
+        b += 2;
+        wsic__place_pairs(b, side, t->symbols[q]);
+        b += side * side;
+    }
+}
+
+static int wsic__read_table(wsic__coder *c, uint32_t trellis, wsic__table_contexts *contexts, wsic__table *t) {
     uint32_t identifier = wsic__direct(c, 8);
     if (c->failed) return WSIC_BAD_SIDE_INFORMATION;
-    if (identifier == 255) return wsic__inline_table(c, trellis, symbols, lengths, t);
+    if (identifier == 255) return wsic__inline_table(c, trellis, contexts, t);
+    if (identifier == 254 && trellis == 2) return wsic__inline_pair_table(c, contexts, t);
+    if (identifier == 253 && trellis == 2) {
+        identifier = wsic__direct(c, 8);
+        if (c->failed || identifier > 103) return WSIC_BAD_SIDE_INFORMATION;
+        wsic__standard_pair_table(identifier, t);
+        return WSIC_OK;
+    }
     if (identifier > 251) return WSIC_BAD_SIDE_INFORMATION;
     wsic__standard_table(identifier, t);
     return WSIC_OK;
 }
 
+static int16_t wsic__integer(const wsic__table *t, uint32_t q, uint32_t symbol) {
+    return (int16_t)(2 * (t->smallest[q] + (int32_t)symbol) * ((int32_t)1 << t->raw_bits) + (int32_t)q);
+}
+
 static void wsic__expand_table(const wsic__table *t, wsic_slot *slots) {
     uint32_t q, i;
     for (q = 0; q < 2; q++) {
-        uint32_t frequency[64] = {0}, rank[64] = {0};
+        uint32_t frequency[256] = {0}, rank[256] = {0};
         for (i = 0; i < 256; i++) frequency[t->symbols[q][i]]++;
         for (i = 0; i < 256; i++) {
             uint32_t symbol = t->symbols[q][i];
             wsic_slot *slot = &slots[256 * q + i];
             slot->frequency = (uint8_t)frequency[symbol];
             slot->rank = (uint8_t)rank[symbol]++;
-            slot->integer =
-                (int16_t)(2 * (t->smallest[q] + (int32_t)symbol) * ((int32_t)1 << t->raw_bits) + (int32_t)q);
+            slot->integer = wsic__integer(t, q, t->of_pairs ? symbol >> 4 : symbol);
+            slot->second = t->of_pairs ? wsic__integer(t, q, symbol & 15) : 0;
         }
     }
 }
@@ -498,18 +589,19 @@ static int wsic__read_columns(wsic__coder *c, wsic_matrix *m, int place) {
 
 static int wsic__side_information(wsic_matrix *m, int place) {
     wsic__coder coder;
-    wsic__tree symbols;
-    wsic__number lengths;
+    wsic__table_contexts contexts;
     wsic__table table;
     uint32_t i;
     int error = wsic__start(&coder, m->section + 24, m->side_length);
     if (error) return error;
-    wsic__new_tree(&symbols, 6);
-    wsic__new_number(&lengths);
+    wsic__new_tree(&contexts.symbols, 6);
+    wsic__new_number(&contexts.lengths);
+    wsic__new_number(&contexts.frequencies);
     for (i = 0; i < m->classes; i++) {
-        error = wsic__read_table(&coder, m->trellis, &symbols, &lengths, &table);
+        error = wsic__read_table(&coder, m->trellis, &contexts, &table);
         if (error) return error;
         m->raw_bits[i] = (uint8_t)table.raw_bits;
+        m->of_pairs[i] = (uint8_t)table.of_pairs;
         if (place) wsic__expand_table(&table, m->slots + (size_t)512 * i);
     }
     if (m->classes > 0) {
@@ -616,7 +708,7 @@ static int wsic__matrix_header(wsic_matrix *m) {
     m->side_length = wsic__u32(b + 20);
     if (m->k != 4 && m->k != 16 && m->k != 64) return WSIC_BAD_HEADER;
     if (m->steps < 1 || m->steps > 256) return WSIC_BAD_HEADER;
-    if (m->trellis > 1) return WSIC_UNSUPPORTED_FEATURE;
+    if (m->trellis > 2) return WSIC_UNSUPPORTED_FEATURE;
     if (m->classes > 32) return WSIC_BAD_HEADER;
     if (m->column_kind > 1 || m->row_kind > 2 || b[11] != 0) return WSIC_UNSUPPORTED_FEATURE;
     if (bits >> 23 < 31 || bits >> 23 > 167) return WSIC_BAD_HEADER;
@@ -852,7 +944,8 @@ static int wsic__add_escapes(const wsic_matrix *m, uint32_t rows, uint32_t steps
 
 /* Section 5.3. */
 
-/* Values of one chunk: m + offset is 0 to 255 for every legal table, and a multiple of 4 leaves bit 1 alone. */
+/* Values of one chunk: m + offset is 0 to 255 for every legal table, and a multiple of 4 leaves bit 1 alone. There is
+ * room for 256 steps, so the second integer of the last pair of an odd number of steps has a place too. */
 #define WSIC__MOST_VALUES (64 * 256)
 
 /* The lanes of a tile between two chunks, and what is left of its bytes. */
@@ -882,9 +975,23 @@ static int wsic__end_tile(const wsic__lanes *l) {
     return l->at == l->end ? WSIC_OK : WSIC_CORRUPT_TILE;
 }
 
-static const uint8_t wsic__next_states[2][8][2] = {
-    {{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}},
-    {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}}};
+/* Section 5.2. */
+
+static const uint8_t wsic__next_states[8][2] = {{0, 2}, {5, 7}, {1, 3}, {4, 6}, {2, 0}, {7, 5}, {3, 1}, {6, 4}};
+
+/* States after a step; bit 1 of a value is the lowest bit of its k. The values of the step before stand in front. */
+static void wsic__next_step(uint32_t trellis, uint32_t step, const uint8_t *values, uint8_t *state) {
+    uint32_t lane;
+    if (trellis == 1) {
+        for (lane = 0; lane < 64; lane++) state[lane] = wsic__next_states[state[lane]][values[lane] >> 1 & 1];
+    } else if (trellis == 2 && step % 2 == 1) {
+        const uint8_t *before = values - 64;
+        for (lane = 0; lane < 64; lane++) {
+            uint32_t differ = (uint32_t)(values[lane] ^ before[lane]) >> 1 & 1;
+            state[lane] = (uint8_t)(state[lane] >> 1 ^ (state[lane] & 1) * 45u ^ differ * 17u);
+        }
+    }
+}
 
 #if defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && !defined(WSIC_NO_NEON)
 #define WSIC_NEON
@@ -898,16 +1005,16 @@ static const uint8_t wsic__next_states[2][8][2] = {
 
 #define WSIC__LANE_END                                                                      \
     for (i = 0; i < r; i++) value += (uint32_t)(l->raw[8 * i + (lane >> 3)] >> (lane & 7) & 1) << (i + 1); \
-    state[lane] = next_state[state[lane]][value >> 1 & 1]; /* the lowest bit of k */        \
     l->high[lane] = (uint8_t)(next >> 8);                                                   \
     l->low[lane] = (uint8_t)next;                                                           \
-    values[lane] = (uint8_t)value;
+    values[lane] = (uint8_t)value;                                                          \
+    if (pairs) values[64 + lane] = (uint8_t)(slot->second + offset);
 
 /* A class as the chunks of a tile need it. */
 typedef struct {
     const wsic_slot *slots;
-    uint32_t r;
-    int32_t offset; /* added to integers to make them unsigned */
+    uint32_t r, pairs; /* raw bits; 1 if the table is one of pairs, else 0 */
+    int32_t offset;    /* added to integers to make them unsigned */
 #ifdef WSIC_NEON
     wsic__neon_table table;
     int usable;
@@ -919,26 +1026,31 @@ static void wsic__select_class(const wsic_matrix *m, uint32_t of_class, wsic__cl
     int i;
     c->slots = m->slots + (size_t)512 * of_class;
     c->r = m->raw_bits[of_class];
-    for (i = 0; i < 512; i++)
+    c->pairs = m->of_pairs[of_class];
+    for (i = 0; i < 512; i++) {
         if (c->slots[i].integer < least) least = c->slots[i].integer;
+        if (c->pairs && c->slots[i].second < least) least = c->slots[i].second;
+    }
     c->offset = (3 - least) / 4 * 4;
 #ifdef WSIC_NEON
-    c->usable = wsic__neon_make(c->slots, c->offset, &c->table);
+    c->usable = c->pairs ? wsic__neon_make_pairs(c->slots, c->offset, &c->table)
+                         : wsic__neon_make(c->slots, c->offset, &c->table);
 #endif
 }
 
-/* Values of the next chunk: 64 for each step. */
+/* Values of the next chunk: 64 for each step, and with a pair table for an even number of steps. */
 static int wsic__chunk(const wsic_matrix *m, const wsic__class *c, uint32_t steps, wsic__lanes *l, uint8_t *values) {
-    const uint8_t(*next_state)[2] = wsic__next_states[m->trellis];
     const wsic_slot *slots = c->slots;
     int32_t offset = c->offset;
-    uint32_t r = c->r, lane, step = 0, i;
+    uint32_t r = c->r, pairs = c->pairs, lane, step = 0, i;
     uint8_t state[64] = {0};
 #ifdef WSIC_NEON
-    if (c->usable) step = wsic__neon_steps(&c->table, m->trellis, r, steps, l, state, values);
+    if (c->usable)
+        step = pairs ? wsic__neon_pairs(&c->table, steps, l, state, values)
+                     : wsic__neon_steps(&c->table, m->trellis, r, steps, l, state, values);
     values += (size_t)64 * step;
 #endif
-    for (; step < steps; step++) {
+    for (; step < steps; step += 1 + pairs) {
         if (l->end - l->at >= 64) { /* enough for every lane: no branch */
             for (lane = 0; lane < 64; lane++) {
                 WSIC__LANE_BEGIN
@@ -958,6 +1070,8 @@ static int wsic__chunk(const wsic_matrix *m, const wsic__class *c, uint32_t step
             }
         }
         l->raw += (size_t)8 * r;
+        values += (size_t)64 * pairs;
+        wsic__next_step(m->trellis, step + pairs, values, state);
         values += 64;
     }
     return WSIC_OK;

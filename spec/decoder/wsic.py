@@ -114,7 +114,7 @@ class Matrix:
         self.column_scales, self.row_scale_kind = section[9], section[10]
         scale_bits, self.extra, side_length = u32(section, 12), u32(section, 16), u32(section, 20)
         check(self.k in (4, 16, 64) and 1 <= self.s <= 256, "bad-header", "K or S")
-        check(self.trellis <= 1, "unsupported-feature", "trellis")
+        check(self.trellis <= 2, "unsupported-feature", "trellis")
         check(self.classes <= 32, "bad-header", "number of classes")
         check(self.column_scales <= 1, "unsupported-feature", "kind of column scales")
         check(self.row_scale_kind <= 2, "unsupported-feature", "kind of row scales")
@@ -286,8 +286,8 @@ def signed(u):
 
 def read_side_information(matrix, data):
     coder = SideCoder(data)
-    symbols, lengths = Tree(6), Number()
-    matrix.tables = [read_table(coder, matrix.trellis, symbols, lengths) for _ in range(matrix.classes)]
+    contexts = TableContexts()
+    matrix.tables = [read_table(coder, matrix.trellis, contexts) for _ in range(matrix.classes)]
     entries = []
     if matrix.classes > 0:
         entries = read_columns(coder, matrix)
@@ -304,7 +304,9 @@ def read_side_information(matrix, data):
 
 
 class Table:
-    """A class table, with one entry for each slot: 0..256 for parity 0, 256..512 for parity 1."""
+    """A single table, with one entry for each slot: 0..256 for parity 0, 256..512 for parity 1."""
+
+    second = None
 
     def __init__(self, raw_bits, smallest, runs):
         self.raw_bits, self.smallest, self.runs = raw_bits, smallest, runs
@@ -323,8 +325,7 @@ class Table:
         r = self.raw_bits
         if r > 4 or len(self.runs[0]) + len(self.runs[1]) > 64 or self.frequency.max() > 255:
             return False
-        least = min(2 * (self.smallest[0] << r), 2 * (self.smallest[1] << r) + 1)
-        off = 4 * ceil_div(max(0, -least), 4)
+        off = offset_of(self.smallest, r)
         for q in range(2):
             for symbol, _ in self.runs[q]:
                 largest = 2 * (((self.smallest[q] + symbol + 1) << r) - 1) + q
@@ -333,12 +334,65 @@ class Table:
         return True
 
 
-def read_table(coder, trellis, symbols, lengths):
+class PairTable:
+    """A pair table: `integer` and `second` are the two integers of each slot, all else is as in a single table."""
+
+    raw_bits = 0
+
+    def __init__(self, smallest, sides, frequencies):
+        self.smallest, self.sides, self.frequencies = smallest, sides, frequencies
+        self.frequency, self.rank, self.integer, self.second = (np.zeros(512, np.int32) for _ in range(4))
+        for q in range(2):
+            # A stable sort: pairs of the same frequency stay in rising order of s * n + t.
+            order = sorted(range(sides[q] ** 2), key=lambda pair: -frequencies[q][pair])
+            slot = 256 * q
+            for pair in order:
+                slots = slice(slot, slot + frequencies[q][pair])
+                self.frequency[slots] = frequencies[q][pair]
+                self.rank[slots] = np.arange(frequencies[q][pair])
+                self.integer[slots] = 2 * (smallest[q] + pair // sides[q]) + q
+                self.second[slots] = 2 * (smallest[q] + pair % sides[q]) + q
+                slot += frequencies[q][pair]
+
+    def obeys_the_rules(self):
+        off = offset_of(self.smallest, 0)
+        for q in range(2):
+            largest = 2 * (self.smallest[q] + self.sides[q] - 1) + q
+            if sum(f > 0 for f in self.frequencies[q]) > 64 or largest + off > 127:
+                return False
+        return True
+
+
+def offset_of(smallest, r):
+    """`off` of the rules: what makes every integer of a table unsigned."""
+    least = min(2 * (smallest[0] << r), 2 * (smallest[1] << r) + 1)
+    return 4 * ceil_div(max(0, -least), 4)
+
+
+class TableContexts:
+    """What the inline tables of a matrix share."""
+
+    def __init__(self):
+        self.symbols, self.lengths, self.frequencies = Tree(6), Number(), Number()
+
+
+def read_table(coder, trellis, contexts):
     identifier = coder.direct(8)
     if identifier == 255:
-        return read_inline_table(coder, trellis, symbols, lengths)
+        return read_inline_table(coder, trellis, contexts.symbols, contexts.lengths)
+    if identifier == 254 and trellis == 2:
+        return read_inline_pair_table(coder, contexts.frequencies)
+    if identifier == 253 and trellis == 2:
+        identifier = coder.direct(8)
+        check(identifier <= 103, SIDE, "unknown pair table")
+        return standard_pair_table(identifier)
     check(identifier <= 251, SIDE, "unknown table")
     return standard_table(identifier)
+
+
+def read_smallest(coder):
+    smallest = coder.direct(8)
+    return smallest - 256 if smallest >= 128 else smallest
 
 
 def read_inline_table(coder, trellis, symbols, lengths):
@@ -348,8 +402,7 @@ def read_inline_table(coder, trellis, symbols, lengths):
         if trellis == 0 and q == 1:
             smallest[1], runs[1] = smallest[0], runs[0]
             continue
-        smallest[q] = coder.direct(8)
-        smallest[q] -= 256 if smallest[q] >= 128 else 0
+        smallest[q] = read_smallest(coder)
         slots = 0
         while slots < 256:
             symbol = coder.tree(symbols)
@@ -362,27 +415,62 @@ def read_inline_table(coder, trellis, symbols, lengths):
     return table
 
 
-STANDARD_LINES = []
-STANDARD_TABLES = {}
+def read_inline_pair_table(coder, number):
+    smallest, sides, frequencies = [0, 0], [0, 0], [[], []]
+    for q in range(2):
+        smallest[q] = read_smallest(coder)
+        sides[q] = coder.direct(4) + 1
+        for _ in range(sides[q] ** 2):
+            f = coder.number(number)
+            check(f <= 255, "bad-table", "frequency")
+            frequencies[q].append(f)
+        check(sum(frequencies[q]) == 256, "bad-table", "sum of the frequencies")
+    table = PairTable(smallest, sides, frequencies)
+    check(table.obeys_the_rules(), "bad-table", "rules")
+    return table
 
 
-def standard_table(identifier):
-    if not STANDARD_LINES:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "standard-tables.txt")
-        with open(path, "rb") as file:
-            text = file.read()
-        if len(text) != 50972 or crc32c(text) != 0x880B44A6:
-            raise RuntimeError(f"{path} is not the file that the text describes")
-        STANDARD_LINES.extend(line for line in text.decode("ascii").splitlines() if not line.startswith("#"))
-    if identifier not in STANDARD_TABLES:
-        fields = STANDARD_LINES[identifier].split("/")
-        smallest, runs = [], []
-        for field in fields[1:]:
-            number, listed = field.split(":")
-            smallest.append(int(number))
-            runs.append([tuple(int(part) for part in run.split("*")) for run in listed.split()])
-        STANDARD_TABLES[identifier] = Table(int(fields[0]), smallest, runs)
-    return STANDARD_TABLES[identifier]
+class StandardFile:
+    """One of the two files of standard tables, read when the first of its tables is asked for."""
+
+    def __init__(self, name, size, crc, parse):
+        self.name, self.size, self.crc, self.parse = name, size, crc, parse
+        self.lines, self.tables = [], {}
+
+    def table(self, identifier):
+        if not self.lines:
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", self.name)
+            with open(path, "rb") as file:
+                text = file.read()
+            if len(text) != self.size or crc32c(text) != self.crc:
+                raise RuntimeError(f"{path} is not the file that the text describes")
+            self.lines.extend(line for line in text.decode("ascii").splitlines() if not line.startswith("#"))
+        if identifier not in self.tables:
+            self.tables[identifier] = self.parse(self.lines[identifier].split("/"))
+        return self.tables[identifier]
+
+
+def parse_table(fields):
+    smallest, runs = [], []
+    for field in fields[1:]:
+        number, listed = field.split(":")
+        smallest.append(int(number))
+        runs.append([tuple(int(part) for part in run.split("*")) for run in listed.split()])
+    return Table(int(fields[0]), smallest, runs)
+
+
+def parse_pair_table(fields):
+    smallest, sides, frequencies = [], [], []
+    for field in fields:
+        numbers, listed = field.split(":")
+        smallest.append(int(numbers.split()[0]))
+        sides.append(int(numbers.split()[1]))
+        frequencies.append([int(f) for f in listed.split()])
+    return PairTable(smallest, sides, frequencies)
+
+
+standard_table = StandardFile("standard-tables.txt", 50972, 0x880B44A6, parse_table).table
+standard_pair_table = StandardFile("standard-pair-tables.txt", 16483, 0xDE022DAD, parse_pair_table).table
 
 
 # Section 4.4: columns.
@@ -470,9 +558,10 @@ def arrange(matrix, entries):
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Section 5: tiles. Section 5.2: the trellis, as NEXT[2 * state + (k & 1)].
+# Section 5: tiles. Section 5.2: the trellis, as NEXT[2 * state + (k & 1)] and AFTER_PAIR[2 * state + b].
 
 NEXT = np.array([0, 2, 5, 7, 1, 3, 4, 6, 2, 0, 7, 5, 3, 1, 6, 4], np.int32)
+AFTER_PAIR = np.array([(state >> 1) ^ 45 * (state & 1) ^ 17 * b for state in range(64) for b in range(2)], np.int32)
 
 
 def decode_tiles(matrix, first, count, verify):
@@ -501,7 +590,7 @@ def decode_tiles(matrix, first, count, verify):
         table = matrix.tables[of_class]
         frequency, rank, integer, r = table.frequency, table.rank, table.integer, table.raw_bits
         state = np.zeros_like(x)
-        for step in range(steps):
+        for step in range(0, steps, 1 if table.second is None else 2):
             slot = (x & 255) | ((state & 1) << 8)
             x = frequency[slot] * (x >> 8) + rank[slot]
             small = x < 256
@@ -515,10 +604,15 @@ def decode_tiles(matrix, first, count, verify):
                 plane = data[(raw_at + 8 * b)[:, None] + (lanes >> 3)].astype(np.int32)
                 value = value + ((plane >> (lanes & 7) & 1) << (b + 1))  # k grows by raw, m by twice as much
             raw_at += 8 * r
-            if matrix.trellis:
-                state = NEXT[2 * state + (value >> 1 & 1)]
-            rows = slice(step * rows_per_step, (step + 1) * rows_per_step)
-            m[:, rows, chunk * k : (chunk + 1) * k] = value.reshape(count, rows_per_step, k)
+            for at, value in enumerate([value] if table.second is None else [value, table.second[slot]], step):
+                if at < steps:
+                    rows = slice(at * rows_per_step, (at + 1) * rows_per_step)
+                    m[:, rows, chunk * k : (chunk + 1) * k] = value.reshape(count, rows_per_step, k)
+                if matrix.trellis == 1:
+                    state = NEXT[2 * state + (value >> 1 & 1)]
+                elif matrix.trellis == 2 and at % 2 == 1:
+                    state = AFTER_PAIR[2 * state + ((previous ^ value) >> 1 & 1)]
+                previous = value
     corrupt |= (x != 256).any(axis=1) | (position != ends)
     m[:, :, : matrix.padding] = 0
     for i, tile in enumerate(tiles):
