@@ -6,7 +6,7 @@ use super::rows::InputOrder;
 use super::scalar::ScalarTable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2Table, avx512::Avx512Table};
-use crate::payload::{Class, Geometry, Matrix, Trellis, PADDING};
+use crate::payload::{Class, Geometry, Matrix, PADDING};
 
 /// Stream columns that share one activation scale of eight bits. 128 instead of 256 cost 3 % of the speed and spare 7 to
 /// 20 % of the rounding error of activations (`docs/KERNELS.md`).
@@ -61,10 +61,6 @@ impl<'a> PreparedMatrix<'a> {
     /// Prepares `matrix` for `isa`, or for [`Isa::Scalar`] if this machine does not have it.
     pub fn with_isa(matrix: &Matrix<'a>, isa: Isa) -> Self {
         let isa = if isa.available() { isa } else { Isa::Scalar };
-        let isa = match isa {
-            Isa::Avx2 | Isa::Avx2Vnni if matrix.trellis() == Trellis::Pairs => Isa::Scalar,
-            isa => isa,
-        };
         let plan = |class: &Class| ClassPlan {
             first_chunk: class.chunks().start,
             chunks: class.chunks().len(),

@@ -6,6 +6,7 @@
 //! need a byte tells each of them which one.
 
 mod flush;
+mod pairs;
 mod product;
 mod step;
 mod table;
@@ -35,6 +36,15 @@ struct Target {
     chunk_stride: usize,
     term_stride: usize,
     start: Option<[i32; MOST_TERMS]>,
+}
+
+impl Target {
+    /// Accumulators of one step and term with the start in the first one of each row.
+    fn start_values(&self, width: usize) -> Option<[[i32; 16]; MOST_TERMS]> {
+        let parts = width / 4;
+        let values = |start: i32| std::array::from_fn(|i| if i % parts == 0 { start } else { 0 });
+        self.start.map(|start| start.map(values))
+    }
 }
 
 fn table_of(class: &ClassPlan) -> &Avx2Table {
@@ -122,10 +132,10 @@ unsafe fn by_table<const N: usize, const M: usize, const TERMS: usize>(
 ) {
     let table = table_of(class);
     macro_rules! run {
-        ($ends:literal, $parity:literal, $general:literal) => {
+        ($ends:literal, $parity:literal, $general:literal, $in_pairs:literal) => {
             // SAFETY: passed on from the caller.
             unsafe {
-                run::<N, M, $ends, $parity, $general, TERMS>(
+                run::<N, M, $ends, $parity, $general, $in_pairs, TERMS>(
                     class,
                     chunks,
                     steps,
@@ -138,14 +148,44 @@ unsafe fn by_table<const N: usize, const M: usize, const TERMS: usize>(
     }
     // Raw bits and large frequencies share one slower variant.
     let general = table.wide || class.raw_bits > 0;
-    match (table.thresholds.len(), table.by_parity, general) {
-        (0..=2, true, false) if table.thresholds.len() == 2 => run!(2, true, false),
-        (3, true, false) => run!(3, true, false),
-        (4, true, false) => run!(4, true, false),
-        (_, true, false) => run!(0, true, false),
-        (_, true, true) => run!(0, true, true),
-        (_, false, false) => run!(0, false, false),
-        (_, false, true) => run!(0, false, true),
+    if let Some(cells) = &table.pairs {
+        macro_rules! run_pairs {
+            ($registers:literal, $general:literal) => {
+                // SAFETY: passed on from the caller.
+                unsafe {
+                    pairs::run::<N, M, $registers, $general, TERMS>(
+                        class,
+                        chunks,
+                        steps,
+                        activations,
+                        states,
+                        target,
+                    )
+                }
+            };
+        }
+        return match (cells.registers.len(), general) {
+            (0..=2, false) => run_pairs!(2, false),
+            (3..=4, false) => run_pairs!(4, false),
+            (5..=6, false) => run_pairs!(6, false),
+            (_, false) => run_pairs!(8, false),
+            (_, true) => run_pairs!(8, true),
+        };
+    }
+    match (table.thresholds.len(), table.by_parity, general, table.in_pairs) {
+        (2, true, false, false) => run!(2, true, false, false),
+        (3, true, false, false) => run!(3, true, false, false),
+        (4, true, false, false) => run!(4, true, false, false),
+        (_, true, false, false) => run!(0, true, false, false),
+        (_, true, true, false) => run!(0, true, true, false),
+        (_, false, false, false) => run!(0, false, false, false),
+        (_, false, true, false) => run!(0, false, true, false),
+        (2, true, false, true) => run!(2, true, false, true),
+        (3, true, false, true) => run!(3, true, false, true),
+        (_, true, false, true) => run!(0, true, false, true),
+        (_, true, true, true) => run!(0, true, true, true),
+        (_, false, false, true) => run!(0, false, false, true),
+        (_, false, true, true) => run!(0, false, true, true),
     }
 }
 
@@ -157,6 +197,7 @@ unsafe fn run<
     const ENDS: usize,
     const PARITY: bool,
     const GENERAL: bool,
+    const IN_PAIRS: bool,
     const TERMS: usize,
 >(
     class: &ClassPlan,
@@ -173,18 +214,9 @@ unsafe fn run<
     let ends = if ENDS > 0 { ENDS } else { table.thresholds.len() };
     let thresholds = &table.thresholds[..ends];
     let width = class.width;
-    // Accumulators of one step and term with the start in the first one of each row.
-    let start_values = target.start.map(|start| {
-        let parts = width / 4;
-        start.map(|start| std::array::from_fn::<i32, 16, _>(|i| if i % parts == 0 { start } else { 0 }))
-    });
-
-    let mut halves = Halves { high: [zero; M], low: [zero; M], trellis: [zero; M] };
-    for j in 0..M {
-        let (state, at) = (&states[j / 2], 32 * (j % 2));
-        halves.high[j] = _mm256_load_si256(state.high.as_ptr().add(at).cast());
-        halves.low[j] = _mm256_load_si256(state.low.as_ptr().add(at).cast());
-    }
+    let start_values = target.start_values(width);
+    let mut halves = Halves::new();
+    halves.take_from(states);
     for chunk in 0..chunks {
         let mut x = [[zero; 2]; TERMS];
         for term in 0..TERMS {
@@ -210,9 +242,17 @@ unsafe fn run<
             Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 64, 0),
             _ => (out.cast_const(), target.tile_stride, target.term_stride, 64),
         };
-        for _ in 0..steps {
-            let values =
-                step::<M, N, PARITY, GENERAL>(table, thresholds, &mut halves, &mut at, &raw, raw_bits);
+        for index in 0..steps {
+            let second = index % 2 == 1;
+            let values = step::<M, N, PARITY, GENERAL, IN_PAIRS>(
+                table,
+                thresholds,
+                &mut halves,
+                &mut at,
+                &raw,
+                raw_bits,
+                second,
+            );
             for j in 0..M {
                 let (tile, half) = (j / 2, 32 * (j % 2));
                 let slot = out.add(tile * target.tile_stride + half);
@@ -240,11 +280,7 @@ unsafe fn run<
             states[k].chunk_end(at[k].offset_from(start[k]) as usize);
         }
     }
-    for j in 0..M {
-        let (state, at) = (&mut states[j / 2], 32 * (j % 2));
-        _mm256_store_si256(state.high.as_mut_ptr().add(at).cast(), halves.high[j]);
-        _mm256_store_si256(state.low.as_mut_ptr().add(at).cast(), halves.low[j]);
-    }
+    halves.give_to(states);
 }
 
 /// Sums of four products of neighbouring bytes; `u` up to 127.

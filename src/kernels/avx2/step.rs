@@ -1,20 +1,54 @@
 //! One step of the decoder: 64 integers of each of a few tiles.
 
-use super::table::{Avx2Table, Twice16};
+use super::pairs::after_pair;
+use super::table::{load, Avx2Table, Twice16};
+use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(bytes: &Twice16) -> __m256i {
-    // SAFETY: 32 aligned bytes.
-    unsafe { _mm256_load_si256(bytes.0.as_ptr().cast()) }
-}
 
 /// States of several tiles: halves 2 k and 2 k + 1 are the 64 lanes of tile k.
 pub(super) struct Halves<const M: usize> {
     pub(super) high: [__m256i; M],
     pub(super) low: [__m256i; M],
     pub(super) trellis: [__m256i; M],
+    /// Values of the first integers of pairs under way.
+    pub(super) first: [__m256i; M],
+}
+
+impl<const M: usize> Halves<M> {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn new() -> Self {
+        let zero = [_mm256_setzero_si256(); M];
+        Self { high: zero, low: zero, trellis: zero, first: zero }
+    }
+
+    /// Reads the states of the tiles.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn take_from(&mut self, states: &[TileState<'_>]) {
+        for j in 0..M {
+            let (state, at) = (&states[j / 2], 32 * (j % 2));
+            // SAFETY: 32 of 64 bytes, aligned.
+            unsafe {
+                self.high[j] = _mm256_load_si256(state.high.as_ptr().add(at).cast());
+                self.low[j] = _mm256_load_si256(state.low.as_ptr().add(at).cast());
+            }
+        }
+    }
+
+    /// Writes them back.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn give_to(&self, states: &mut [TileState<'_>]) {
+        for j in 0..M {
+            let (state, at) = (&mut states[j / 2], 32 * (j % 2));
+            // SAFETY: 32 of 64 bytes, aligned.
+            unsafe {
+                _mm256_store_si256(state.high.as_mut_ptr().add(at).cast(), self.high[j]);
+                _mm256_store_si256(state.low.as_mut_ptr().add(at).cast(), self.low[j]);
+            }
+        }
+    }
 }
 
 /// Attribute of the runs: `registers` by parity, or numbered through. `index` has the run of each lane; of
@@ -49,29 +83,38 @@ fn attribute<const M: usize, const PARITY: bool>(
 
 /// One step of `M` halves: their values. `at` of each tile moves past the bytes that were taken.
 ///
+/// With `IN_PAIRS` the trellis is that of pairs, whose state moves at every `second` step.
+///
 /// The halves advance together, operation by operation: one alone is a chain of dependent instructions longer
 /// than what processors look ahead.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-pub(super) unsafe fn step<const M: usize, const N: usize, const PARITY: bool, const GENERAL: bool>(
+pub(super) unsafe fn step<
+    const M: usize,
+    const N: usize,
+    const PARITY: bool,
+    const GENERAL: bool,
+    const IN_PAIRS: bool,
+>(
     table: &Avx2Table,
     thresholds: &[Twice16],
     halves: &mut Halves<M>,
     at: &mut [*const u8; N],
     raw: &[*const u8; N],
     raw_bits: usize,
+    second: bool,
 ) -> [__m256i; M] {
     let zero = _mm256_setzero_si256();
     let low_bytes = _mm256_set1_epi16(255);
-    let total_of_eight = _mm256_setr_epi64x(-1, 0x0707_0707_0707_0707, -1, 0x0707_0707_0707_0707);
-    let Halves { high, low, trellis } = halves;
+    let Halves { high, low, trellis, first } = halves;
 
     // Bits 0-2 from the slot, the parity from the trellis state.
     let mut group = [zero; M];
     for j in 0..M {
+        let parity = if IN_PAIRS { _mm256_slli_epi16::<3>(trellis[j]) } else { trellis[j] };
         group[j] = _mm256_or_si256(
             _mm256_and_si256(_mm256_srli_epi16::<5>(low[j]), _mm256_set1_epi8(7)),
-            _mm256_and_si256(trellis[j], _mm256_set1_epi8(8)),
+            _mm256_and_si256(parity, _mm256_set1_epi8(8)),
         );
     }
     let mut run = [zero; M];
@@ -111,15 +154,54 @@ pub(super) unsafe fn step<const M: usize, const N: usize, const PARITY: bool, co
             odd[j] = _mm256_maddubs_epi16(high_odd, frequency[j]);
         }
     }
-    let (mut new_high, mut new_low) = ([zero; M], [zero; M]);
     for j in 0..M {
         even[j] = _mm256_add_epi16(even[j], _mm256_and_si256(rank[j], low_bytes));
         odd[j] = _mm256_add_epi16(odd[j], _mm256_srli_epi16::<8>(rank[j]));
+    }
+    // SAFETY: passed on from the caller.
+    unsafe { refill(&even, &odd, high, low, at) };
+
+    let mut value = attribute::<M, PARITY>(&table.value, &run, &odd_run);
+    if GENERAL {
+        for bit in 0..raw_bits {
+            for j in 0..M {
+                // SAFETY: the caller's raw plane has 8 bytes for each bit.
+                let plane = unsafe { raw[j / 2].add(8 * bit + 4 * (j % 2)).cast::<i32>().read_unaligned() };
+                value[j] = _mm256_add_epi8(value[j], spread_bits(plane, 2 << bit));
+            }
+        }
+    }
+    for j in 0..M {
+        if !IN_PAIRS {
+            let index = _mm256_or_si256(trellis[j], _mm256_and_si256(value[j], _mm256_set1_epi8(2)));
+            trellis[j] = _mm256_shuffle_epi8(load(&table.transitions), index);
+        } else if second {
+            trellis[j] = after_pair(trellis[j], _mm256_xor_si256(first[j], value[j]));
+        } else {
+            first[j] = value[j];
+        }
+    }
+    value
+}
+
+/// Puts the states together from even and odd lanes; those below 256 move up by one byte of the stream, in lane order.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+pub(super) unsafe fn refill<const M: usize, const N: usize>(
+    even: &[__m256i; M],
+    odd: &[__m256i; M],
+    high: &mut [__m256i; M],
+    low: &mut [__m256i; M],
+    at: &mut [*const u8; N],
+) {
+    let zero = _mm256_setzero_si256();
+    let low_bytes = _mm256_set1_epi16(255);
+    let total_of_eight = _mm256_setr_epi64x(-1, 0x0707_0707_0707_0707, -1, 0x0707_0707_0707_0707);
+    let (mut new_high, mut new_low) = ([zero; M], [zero; M]);
+    for j in 0..M {
         new_high[j] = _mm256_blendv_epi8(odd[j], _mm256_srli_epi16::<8>(even[j]), low_bytes);
         new_low[j] = _mm256_blendv_epi8(_mm256_slli_epi16::<8>(odd[j]), even[j], low_bytes);
     }
-
-    // Lanes below 256 move up by one byte of the stream, in lane order.
     let mut refill = [zero; M];
     for j in 0..M {
         refill[j] = _mm256_cmpeq_epi8(new_high[j], zero);
@@ -155,22 +237,6 @@ pub(super) unsafe fn step<const M: usize, const N: usize, const PARITY: bool, co
         high[j] = _mm256_blendv_epi8(new_high[j], new_low[j], refill[j]);
         low[j] = _mm256_blendv_epi8(new_low[j], _mm256_shuffle_epi8(next[j], place), refill[j]);
     }
-
-    let mut value = attribute::<M, PARITY>(&table.value, &run, &odd_run);
-    if GENERAL {
-        for bit in 0..raw_bits {
-            for j in 0..M {
-                // SAFETY: the caller's raw plane has 8 bytes for each bit.
-                let plane = unsafe { raw[j / 2].add(8 * bit + 4 * (j % 2)).cast::<i32>().read_unaligned() };
-                value[j] = _mm256_add_epi8(value[j], spread_bits(plane, 2 << bit));
-            }
-        }
-    }
-    for j in 0..M {
-        let index = _mm256_or_si256(trellis[j], _mm256_and_si256(value[j], _mm256_set1_epi8(2)));
-        trellis[j] = _mm256_shuffle_epi8(load(&table.transitions), index);
-    }
-    value
 }
 
 /// `value` in each byte whose bit in `plane` is set, 0 elsewhere.

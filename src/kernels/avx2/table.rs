@@ -1,7 +1,8 @@
 //! Class tables in the form of the AVX2 kernels.
 
-use crate::payload::table::ClassTable;
+use crate::payload::table::{ClassTable, PairGrid};
 use crate::payload::{Trellis, NEXT_STATE};
+use std::arch::x86_64::{__m256i, _mm256_load_si256};
 
 /// Sixteen table entries, twice: `vpshufb` looks up in each half of a register.
 #[repr(C, align(32))]
@@ -15,6 +16,13 @@ impl Twice16 {
         both[16..].copy_from_slice(&entries);
         Self(both)
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn load(bytes: &Twice16) -> __m256i {
+    // SAFETY: 32 aligned bytes.
+    unsafe { _mm256_load_si256(bytes.0.as_ptr().cast()) }
 }
 
 /// Groups of 32 slots of one parity.
@@ -40,10 +48,127 @@ pub(in super::super) struct Avx2Table {
     pub(super) by_parity: bool,
     /// Whether a frequency exceeds 127, which `vpmaddubsw` would take as negative.
     pub(super) wide: bool,
+    /// Whether two integers in a row have the parity of one state of the trellis of pairs.
+    pub(super) in_pairs: bool,
+    /// For a pair table, which uses nothing else of the above.
+    pub(super) pairs: Option<PairCells>,
+}
+
+/// Attributes of 16 cells.
+#[derive(Clone, Debug)]
+pub(super) struct CellRegister {
+    pub(super) frequency: Twice16,
+    pub(super) rank_base: Twice16,
+    /// Symbol of the first integer in the low half, of the second one in the high half.
+    pub(super) symbols: Twice16,
+}
+
+/// A pair table for `vpshufb`: see `super::pairs`. Tables by group have parity 0 first.
+#[derive(Clone, Debug)]
+pub(super) struct PairCells {
+    /// Cell of the group's first slot, less what the bound adds to it.
+    pub(super) first_cell: Twice16,
+    /// As those of a single table; only ends of runs that are cells.
+    pub(super) thresholds: Vec<Twice16>,
+    /// The last slot whose run is one cell.
+    pub(super) bound: Twice16,
+    /// Value of symbol 0.
+    pub(super) base: Twice16,
+    pub(super) registers: Vec<CellRegister>,
+}
+
+/// Most cells: as many as pairs that a table can have.
+const MOST_CELLS: usize = 128;
+/// Instructions that a threshold and a register cost.
+const COST_OF_THRESHOLD: usize = 3;
+const COST_OF_REGISTER: usize = 8;
+
+impl PairCells {
+    fn new(table: &ClassTable, grids: &[PairGrid; 2]) -> Self {
+        // More thresholds leave fewer slots that are cells of their own. With as many as any group has ends, every run is
+        // one cell, and there are at most 128.
+        let cost = |thresholds: usize| {
+            let cells: usize = (0..2).map(|q| cells_of(table, q, thresholds).1).sum();
+            let registers = if cells > MOST_CELLS { usize::MAX / 16 } else { cells.div_ceil(16) };
+            COST_OF_THRESHOLD * thresholds + COST_OF_REGISTER * registers
+        };
+        let count = (0..32).min_by_key(|&thresholds| cost(thresholds)).unwrap_or(0);
+        let mut thresholds = vec![[127; 16]; count];
+        let (mut first_cell, mut bound, mut base) = ([0; 16], [0; 16], [0; 16]);
+        let mut cells = Vec::new();
+        for (q, grid) in grids.iter().enumerate() {
+            let runs = table.run_of_slot(q);
+            let (whole, of_parity) = cells_of(table, q, count);
+            let first = cells.len();
+            let mut cell_of_slot = [0usize; 256];
+            for slot in 0..256 {
+                if slot == 0 || slot >= whole || runs[slot] != runs[slot - 1] {
+                    cells.push(table.entries()[usize::from(runs[slot])]);
+                }
+                cell_of_slot[slot] = cells.len() - 1;
+            }
+            debug_assert_eq!(cells.len() - first, of_parity);
+            for group in 0..GROUPS {
+                let index = GROUPS * q + group;
+                let slot = 32 * group;
+                bound[index] = (whole - 1) as u8;
+                first_cell[index] = (cell_of_slot[slot] - (slot + 1).saturating_sub(whole)) as u8;
+                base[index] = (2 * i32::from(grid.smallest()) + q as i32 + table.offset()) as u8;
+                let ends = (slot + 1..(slot + 32).min(whole)).filter(|&slot| runs[slot] != runs[slot - 1]);
+                for (threshold, slot) in thresholds.iter_mut().zip(ends) {
+                    threshold[index] = (slot as u8 - 1) ^ 0x80;
+                }
+            }
+        }
+        let base_of = |cell: usize| base[if cell < cells_of(table, 0, count).1 { 0 } else { GROUPS }];
+        let registers = (0..cells.len().div_ceil(16)).map(|register| {
+            let (mut frequency, mut rank_base, mut symbols) = ([0; 16], [0; 16], [0; 16]);
+            for (i, cell) in (16 * register..cells.len().min(16 * register + 16)).enumerate() {
+                let entry = cells[cell];
+                let symbol = |value: u8| (value - base_of(cell)) / 2;
+                frequency[i] = entry.frequency;
+                rank_base[i] = entry.rank_base;
+                symbols[i] = symbol(entry.value) | symbol(entry.second) << 4;
+            }
+            CellRegister {
+                frequency: Twice16::new(frequency),
+                rank_base: Twice16::new(rank_base),
+                symbols: Twice16::new(symbols),
+            }
+        });
+        Self {
+            first_cell: Twice16::new(first_cell),
+            thresholds: thresholds.into_iter().map(Twice16::new).collect(),
+            bound: Twice16::new(bound),
+            base: Twice16::new(base),
+            registers: registers.collect(),
+        }
+    }
+}
+
+/// With at most `thresholds` run ends inside any group: slots below which runs are cells, and the cells of parity `q`.
+fn cells_of(table: &ClassTable, q: usize, thresholds: usize) -> (usize, usize) {
+    let runs = table.run_of_slot(q);
+    let (mut ends, mut cells) = (0, 1);
+    for slot in 1..256 {
+        if slot % 32 == 0 {
+            ends = 0;
+        }
+        if runs[slot] != runs[slot - 1] {
+            // An end on the edge of a group is free.
+            ends += usize::from(slot % 32 != 0);
+            if ends > thresholds {
+                return (slot, cells + 256 - slot);
+            }
+            cells += 1;
+        }
+    }
+    (256, cells)
 }
 
 impl Avx2Table {
     pub(in super::super) fn new(table: &ClassTable, trellis: Trellis) -> Self {
+        let pairs = table.pairs().map(|grids| PairCells::new(table, grids));
         let counts = [table.runs(0).len(), table.runs(1).len()];
         let by_parity = counts.iter().all(|&count| count <= 16);
         // Place of a run in the attribute registers, and its number in the lookup.
@@ -54,11 +179,14 @@ impl Avx2Table {
         let mut attributes = [[0u8; 64]; 3];
         let mut wide = false;
         for (run, entry) in table.entries().iter().enumerate() {
+            wide |= entry.frequency > 127;
+            if pairs.is_some() {
+                continue;
+            }
             let at = place(run).0;
             attributes[0][at] = entry.frequency;
             attributes[1][at] = entry.rank_base;
             attributes[2][at] = entry.value;
-            wide |= entry.frequency > 127;
         }
         let mut first_run = [0; 16];
         let mut thresholds = vec![];
@@ -90,6 +218,8 @@ impl Avx2Table {
             transitions: transition_table(trellis),
             by_parity,
             wide,
+            in_pairs: trellis == Trellis::Pairs,
+            pairs,
         }
     }
 }
