@@ -146,7 +146,7 @@ fn for_each_shape(mut test: impl FnMut(&Matrix<'_>, &Recipe, &mut Random)) {
                     source.stream.push(part);
                 }
             }
-            let bytes = encode(&[source], &EncodeOptions { threads: 2 }).unwrap();
+            let bytes = encode(&[source], &EncodeOptions::new(2)).unwrap();
             let payload = Payload::open(&bytes, &Limits::default()).unwrap();
             test(&payload.matrices()[0], &recipe, &mut random);
         }

@@ -132,7 +132,7 @@ fn valid_payloads_stay_between_guard_pages() {
             let geometry = Geometry::new(k, steps).unwrap();
             let recipe = Recipe { rows, columns, geometry, trellis, deviation, spread: 1.0 };
             let source = matrix(&recipe, &mut Random(rows as u64));
-            let bytes = encode(&[source], &EncodeOptions { threads: 1 }).unwrap();
+            let bytes = encode(&[source], &EncodeOptions::new(1)).unwrap();
             let (done, refused) = check(&bytes, &Limits::default(), &format!("{recipe:?}"));
             assert_eq!((done, refused), (18, 0));
         }

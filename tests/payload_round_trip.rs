@@ -128,8 +128,8 @@ proptest! {
             column.integers = common::column(&recipe, recipe.deviation, &mut random);
             source.stream.push(column);
         }
-        let bytes = encode(std::slice::from_ref(&source), &EncodeOptions { threads: 1 }).unwrap();
-        let again = encode(std::slice::from_ref(&source), &EncodeOptions { threads: 3 }).unwrap();
+        let bytes = encode(std::slice::from_ref(&source), &EncodeOptions::new(1)).unwrap();
+        let again = encode(std::slice::from_ref(&source), &EncodeOptions::new(3)).unwrap();
         prop_assert!(bytes == again, "bytes depend on the number of threads");
         check(&bytes, &[source]);
     }

@@ -88,7 +88,7 @@ fn parts_give_the_bytes_of_the_whole() {
                 )
                 .unwrap();
                 let parted = parts.quantize(0.4).unwrap();
-                let section = Section::new(&parted, &EncodeOptions { threads: 2 }).unwrap();
+                let section = Section::new(&parted, &EncodeOptions::new(2)).unwrap();
                 let expected = bytes(&whole);
                 assert_eq!(section.payload_len(), expected.len());
                 assert_eq!(Section::join(&[section]).unwrap(), expected);

@@ -56,7 +56,7 @@ fn encoded(random: &mut Random) -> Vec<u8> {
             source
         })
         .collect();
-    encode(&matrices, &EncodeOptions { threads: 1 }).expect("a legal matrix")
+    encode(&matrices, &EncodeOptions::new(1)).expect("a legal matrix")
 }
 
 /// A table of any legal form: symbols absent, in any order, split into many runs.

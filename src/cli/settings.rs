@@ -43,6 +43,11 @@ pub(super) struct Settings {
     pub(super) tensors: Vec<TensorOverride>,
     #[command(flatten)]
     pub(super) calibration: CalibrationArguments,
+    /// How the integers are coded: `size` for the least bits, `speed` for pairs of weights under one symbol wherever that
+    /// is possible (up to 1.4 times the tokens per second, for up to .7 % of the file), or `balance`: pairs where they
+    /// cost next to nothing.
+    #[arg(long, value_name = "WHAT", default_value = "balance", value_parser = ["size", "balance", "speed"])]
+    pub(super) prefer: String,
     /// Do not quantize a second time, for the inputs that quantized tensors give: takes less than half the time, for a
     /// file of the same size that is a little worse.
     #[arg(long)]
@@ -126,6 +131,7 @@ impl Settings {
             options.calibration = Calibration::Statistics(path.clone());
         }
         options.shrinkage = self.shrinkage;
+        options.prefer = self.prefer.parse().unwrap_or_default();
         options.drift = !self.no_drift;
         options.embedding_bits = self.embedding_bpw;
         options.overrides.clone_from(&self.tensors);

@@ -84,6 +84,7 @@ pub(super) fn fingerprint(identity: &str, options: &Options, statistics: Option<
     lines.push(format!("method {:?}", options.method));
     lines.push(format!("loss weights {}", options.loss_weights));
     lines.push(format!("shrinkage {:?}", options.shrinkage));
+    lines.push(format!("prefer {:?}", options.prefer));
     lines.push(format!("drift {}", options.drift));
     let file = |kind: &str, path: &Path| {
         let bytes = std::fs::read(path).unwrap_or_default();

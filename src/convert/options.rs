@@ -2,6 +2,7 @@
 
 use super::steps::Steps;
 use crate::gguf::GgmlType;
+use crate::payload::encode::EncodeOptions;
 use crate::quantize::Method;
 use regex::Regex;
 use std::path::PathBuf;
@@ -110,6 +111,43 @@ pub enum Calibration {
     Statistics(PathBuf),
 }
 
+/// What decides between coders of the same integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Prefer {
+    /// The least bits.
+    Size,
+    /// Pairs of weights under one symbol, which decode up to one and a half times as fast, where they cost next to
+    /// nothing: below two bits per weight, .3 % of the file.
+    #[default]
+    Balance,
+    /// Pairs below three bits per weight, at up to .7 % of the file.
+    Speed,
+}
+
+impl Prefer {
+    /// Names on the command line.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("size", Self::Size), ("balance", Self::Balance), ("speed", Self::Speed)];
+
+    /// [`EncodeOptions::worth_of_pairs`](crate::payload::encode::EncodeOptions::worth_of_pairs).
+    pub(super) const fn worth_of_pairs(self) -> f64 {
+        match self {
+            Self::Size => EncodeOptions::SMALL,
+            Self::Balance => EncodeOptions::BALANCED,
+            Self::Speed => EncodeOptions::FAST,
+        }
+    }
+}
+
+impl std::str::FromStr for Prefer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, prefer)| prefer).ok_or_else(|| format!("'{text}': expected size, balance or speed"))
+    }
+}
+
 /// A whole conversion.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -136,6 +174,8 @@ pub struct Options {
     /// How little correlations between inputs are believed, 0 to less than 1: see
     /// [`Settings::shrinkage`](crate::quantize::Settings::shrinkage). `None` for what suits the statistics.
     pub shrinkage: Option<f64>,
+    /// What decides between coders of the same integers.
+    pub prefer: Prefer,
     /// Quantize a second time, for the inputs that quantized tensors give ([`Method::Trellis`] and
     /// [`Method::WaterSic`]; not with [`steps`](Self::steps) or [`only`](Self::only)).
     pub drift: bool,
@@ -172,6 +212,7 @@ impl Options {
             seed: 0,
             loss_weights: true,
             shrinkage: None,
+            prefer: Prefer::default(),
             drift: true,
             resume: false,
             steps: None,

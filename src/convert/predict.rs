@@ -130,7 +130,7 @@ impl Speed {
             .map(|_| {
                 let layer = Layer::new("speed", ROWS, COLUMNS, &weights, Covariance::Diagonal(&diagonal));
                 let quantized = PreparedLayer::new(&layer, &settings, 0.1)?.quantize(0.1)?;
-                let payload = encode(&[quantized], &EncodeOptions { threads: 1 });
+                let payload = encode(&[quantized], &EncodeOptions::new(1));
                 Ok(payload.map_or(0, |payload| payload.len()))
             })
             .collect::<Result<_, ConvertError>>()?;

@@ -2,6 +2,7 @@
 
 use super::error::ConvertError;
 use super::geometry::geometry;
+use super::options::Prefer;
 use super::plan::{Action, PlannedTensor, Role};
 use super::statistics::{Moment, StatisticsFile, TensorStatistics};
 use super::waves::tensor_memory;
@@ -55,6 +56,7 @@ pub(super) struct Quantizer<'a> {
     pub(super) loss_weights: bool,
     /// Shrinkage of the moments; `None` for what suits the statistics.
     pub(super) shrinkage: Option<f64>,
+    pub(super) prefer: Prefer,
 }
 
 impl Quantizer<'_> {
@@ -167,13 +169,16 @@ impl Quantizer<'_> {
     }
 
     fn section(
+        &self,
         tensor: &PlannedTensor,
         matrix: &QuantizedMatrix<CompactColumn>,
     ) -> Result<Section, ConvertError> {
         // A matrix that comes in parts has the machine to itself.
         let large = matrix.rows * matrix.columns > PART_WEIGHTS;
         let threads = if large { rayon::current_num_threads() } else { 1 };
-        Section::new(matrix, &EncodeOptions { threads }).map_err(|source| Self::encoding(tensor, source))
+        let options =
+            EncodeOptions { worth_of_pairs: self.prefer.worth_of_pairs(), ..EncodeOptions::new(threads) };
+        Section::new(matrix, &options).map_err(|source| Self::encoding(tensor, source))
     }
 
     fn encoding(tensor: &PlannedTensor, source: EncodeError) -> ConvertError {
@@ -181,8 +186,12 @@ impl Quantizer<'_> {
     }
 
     /// The payload of a tensor of one matrix.
-    pub(super) fn encode(tensor: &PlannedTensor, matrix: &QuantizedMatrix) -> Result<Vec<u8>, ConvertError> {
-        Self::join(tensor, &[Self::section(tensor, &matrix.into())?])
+    pub(super) fn encode(
+        &self,
+        tensor: &PlannedTensor,
+        matrix: &QuantizedMatrix,
+    ) -> Result<Vec<u8>, ConvertError> {
+        Self::join(tensor, &[self.section(tensor, &matrix.into())?])
     }
 
     fn join(tensor: &PlannedTensor, sections: &[Section]) -> Result<Vec<u8>, ConvertError> {
@@ -215,7 +224,7 @@ impl Quantizer<'_> {
                     (&whole).into()
                 }
             };
-            sections.push(Self::section(tensor, &quantized)?);
+            sections.push(self.section(tensor, &quantized)?);
         }
         Ok(QuantizedTensor { payload: Self::join(tensor, &sections)? })
     }
@@ -239,27 +248,29 @@ impl Quantizer<'_> {
         if key > 0.0 {
             Ok(Prepared::new(&layer, &settings, key)?.quantize(key)?)
         } else {
-            Ok(Self::search_rate(tensor, &layer, &settings, -key)?.0)
+            Ok(self.search_rate(tensor, &layer, &settings, -key)?.0)
         }
     }
 
     fn search_rate(
+        &self,
         tensor: &PlannedTensor,
         layer: &Layer<'_>,
         settings: &Settings,
         bits: f64,
     ) -> Result<(QuantizedMatrix, Section), ConvertError> {
-        let measure = |matrix: &QuantizedMatrix| Self::measured(tensor, &matrix.into());
+        let measure = |matrix: &QuantizedMatrix| self.measured(tensor, &matrix.into());
         let found = search(layer, settings, &RateTarget::new(bits), measure)?;
         Ok((found.matrix, found.value))
     }
 
     /// Stored bits per weight, and what is stored.
     fn measured(
+        &self,
         tensor: &PlannedTensor,
         matrix: &QuantizedMatrix<CompactColumn>,
     ) -> Result<(f64, Section), MeasureError> {
-        let section = Self::section(tensor, matrix)?;
+        let section = self.section(tensor, matrix)?;
         let weights = (tensor.rows() * tensor.columns()) as f64;
         Ok((section.payload_len() as f64 * 8.0 / weights, section))
     }
@@ -276,14 +287,14 @@ impl Quantizer<'_> {
         for matrix in 0..tensor.matrices() {
             let statistics = self.statistics(tensor, matrix)?;
             let parted = self.by_parts(tensor, matrix, &settings, &statistics, |parts| {
-                Ok(parts.search(&RateTarget::new(bits), |matrix| Self::measured(tensor, matrix))?)
+                Ok(parts.search(&RateTarget::new(bits), |matrix| self.measured(tensor, matrix))?)
             });
             sections.push(match parted {
                 Some(section) => section?,
                 None => {
                     let weights = self.weights(tensor, matrix)?;
                     let layer = Self::layer(tensor, &weights, &statistics);
-                    Self::search_rate(tensor, &layer, &settings, bits)?.1
+                    self.search_rate(tensor, &layer, &settings, bits)?.1
                 }
             });
         }

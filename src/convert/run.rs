@@ -189,6 +189,7 @@ impl<'a> Job<'a> {
             method: self.options.method,
             loss_weights: self.loss_weights(),
             shrinkage: self.options.shrinkage,
+            prefer: self.options.prefer,
         }
     }
 

@@ -202,7 +202,7 @@ fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> V
         row_scales: None,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    encode(&[matrix], &EncodeOptions { threads })
+    encode(&[matrix], &EncodeOptions::new(threads))
         .unwrap_or_else(|error| unreachable!("synthetic integers obey the trellis: {error}"))
 }
 

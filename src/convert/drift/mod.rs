@@ -321,7 +321,7 @@ impl DriftCorrection<'_> {
         let quantize = |(member, statistics): (&Member, &TensorStatistics)| -> Result<Part, ConvertError> {
             let matrix =
                 self.quantizer.corrected(member.tensor, member.role, member.key, statistics, &blend)?;
-            let payload = Quantizer::encode(member.tensor, &matrix)?;
+            let payload = self.quantizer.encode(member.tensor, &matrix)?;
             let part = second(member, payload.len());
             self.spool.store(part.spooled, part.key, &payload)?;
             Ok(part)

@@ -4,7 +4,7 @@ use super::fit::best_table;
 use super::fit_pairs::best_pair_table;
 use super::histogram::{Histogram, TableCosts};
 use super::pair_histogram::{PairCodes, PairHistogram};
-use super::{index_of, padding_integer, parallel, CompactColumn};
+use super::{index_of, padding_integer, parallel, CompactColumn, EncodeOptions};
 use crate::payload::layout::MAX_CLASSES;
 use crate::payload::standard::{standard_pair_tables, standard_tables};
 use crate::payload::table::ClassTable;
@@ -28,9 +28,6 @@ const INLINE_BITS_PER_RUN: f64 = 10.0;
 /// The same of a pair table: header, and about four per frequency.
 const INLINE_PAIR_BITS: f64 = 8.0 + 2.0 * 12.0;
 const INLINE_BITS_PER_PAIR: f64 = 4.0;
-/// What a pair table may cost more than a single table, in bits per weight: it decodes at one and a half times the speed.
-const WORTH_OF_PAIRS: f64 = 0.03;
-
 /// The costs of all standard tables.
 struct StandardCosts {
     single: Vec<TableCosts>,
@@ -50,11 +47,14 @@ struct Counts {
     single: Histogram,
     /// For the trellis of pairs.
     pairs: Option<PairHistogram>,
+    /// See [`EncodeOptions::worth_of_pairs`].
+    worth_of_pairs: f64,
 }
 
 impl Counts {
-    fn new(trellis: Trellis) -> Self {
-        Self { single: Histogram::new(), pairs: (trellis == Trellis::Pairs).then(PairHistogram::new) }
+    fn new(trellis: Trellis, options: &EncodeOptions) -> Self {
+        let pairs = (trellis == Trellis::Pairs).then(PairHistogram::new);
+        Self { single: Histogram::new(), pairs, worth_of_pairs: options.worth_of_pairs }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -66,7 +66,7 @@ impl Counts {
 
     /// What counts in favour of a pair table.
     fn worth_of_pairs(&self) -> f64 {
-        WORTH_OF_PAIRS * self.single.total()
+        self.worth_of_pairs * self.single.total()
     }
 
     /// Code lengths with all standard tables, single tables first; pair tables as much cheaper as they are worth.
@@ -115,7 +115,11 @@ impl Counts {
 }
 
 /// Chooses classes: the classes in stream order (narrow to wide) and the class of each stream column.
-pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) -> (Vec<ChosenClass>, Vec<u8>) {
+pub(super) fn choose(
+    matrix: &QuantizedMatrix<CompactColumn>,
+    options: &EncodeOptions,
+) -> (Vec<ChosenClass>, Vec<u8>) {
+    let threads = options.threads.max(1);
     let columns = matrix.stream.len();
     if columns == 0 {
         return (Vec::new(), Vec::new());
@@ -133,7 +137,7 @@ pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) ->
     };
     let counted = parallel(chunks, threads, |range| {
         let count = |chunk| {
-            let counts = count(matrix, members(chunk));
+            let counts = count(matrix, members(chunk), options);
             let costs = counts.costs();
             (counts, costs)
         };
@@ -150,7 +154,7 @@ pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) ->
     let mut class_of = vec![0u8; columns];
     let mut first = 0;
     for (index, chunks) in groups.into_iter().enumerate() {
-        let mut counts = Counts::new(matrix.trellis);
+        let mut counts = Counts::new(matrix.trellis, options);
         for (chunk, (here, _)) in counted.iter().enumerate().skip(first).take(chunks) {
             counts.merge(here);
             members(chunk).iter().for_each(|&c| class_of[c] = index as u8);
@@ -163,8 +167,8 @@ pub(super) fn choose(matrix: &QuantizedMatrix<CompactColumn>, threads: usize) ->
 }
 
 /// Counts of the indices of some stream columns.
-fn count(matrix: &QuantizedMatrix<CompactColumn>, members: &[usize]) -> Counts {
-    let mut counts = Counts::new(matrix.trellis);
+fn count(matrix: &QuantizedMatrix<CompactColumn>, members: &[usize], options: &EncodeOptions) -> Counts {
+    let mut counts = Counts::new(matrix.trellis, options);
     for &member in members {
         let column = &matrix.stream[member];
         for path in matrix.geometry.paths(matrix.rows) {

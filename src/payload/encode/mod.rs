@@ -69,11 +69,28 @@ impl std::error::Error for EncodeError {}
 pub struct EncodeOptions {
     /// Threads to use, at least 1. The bytes do not depend on it.
     pub threads: usize,
+    /// Bits per weight that a pair table may cost more than a single table would: it decodes up to one and a half times
+    /// as fast.
+    pub worth_of_pairs: f64,
+}
+
+impl EncodeOptions {
+    /// [`Self::worth_of_pairs`] for small files.
+    pub const SMALL: f64 = 0.005;
+    /// [`Self::worth_of_pairs`] for speed that costs next to nothing.
+    pub const BALANCED: f64 = 0.03;
+    /// [`Self::worth_of_pairs`] for fast decoding.
+    pub const FAST: f64 = 0.06;
+
+    /// Balanced, on `threads` threads.
+    pub const fn new(threads: usize) -> Self {
+        Self { threads, worth_of_pairs: Self::BALANCED }
+    }
 }
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        Self { threads: 1 }
+        Self::new(1)
     }
 }
 
@@ -174,7 +191,7 @@ fn encode_matrix(
 ) -> Result<Vec<u8>, EncodeError> {
     check(matrix)?;
     let threads = options.threads.max(1);
-    let (chosen, class_of) = classes::choose(matrix, threads);
+    let (chosen, class_of) = classes::choose(matrix, options);
     let (entries, order) = column_entries(matrix, &class_of)?;
     let live = {
         let mut inputs: Vec<u32> = matrix.stream.iter().map(|column| column.input).collect();
