@@ -22,6 +22,8 @@ const MOST_GAP_BITS: u32 = 24;
 const MOST_EXPONENT: u32 = 22;
 /// Bits of a window that are valid whatever bit of a byte it starts at.
 const WINDOW_BITS: u32 = 57;
+/// Known bits that most escapes need less of.
+const ENOUGH_BITS: u32 = 24;
 /// Fraction bits of the reciprocal that divides by the number of steps: exact for numbers below 2^32 and divisors
 /// up to 256.
 const RECIPROCAL_BITS: u32 = 40;
@@ -45,13 +47,37 @@ impl PreparedMatrix<'_> {
         let place = Place::new(self, tile);
         let bits = Bits { bytes, gap_bits };
         let (mut at, mut next, mut first) = (0, 0u64, true);
+        // The bits at `at`, of which the first `valid` are known. One window serves several escapes: each waits for the
+        // length of the one before, and to load a window anew would be half of that.
+        let (mut window, mut valid) = (0, 0);
+        let last_byte = (8 * bytes.len()).saturating_sub(7);
         loop {
-            let window = bits.window(at);
-            if window == 0 && at + 8 > 8 * bytes.len() && !first {
-                return Ok(());
+            if valid < ENOUGH_BITS || at >= last_byte {
+                (window, valid) = (bits.window(at), WINDOW_BITS);
+                if window == 0 && at >= last_byte && !first {
+                    return Ok(());
+                }
             }
             first = false;
-            let Some((gap, code, end)) = bits.escape(at, window) else { return Err(self.refusal(tile)) };
+            let (gap, code, end) = match bits.escape(window, valid) {
+                Some((gap, code, used)) => {
+                    window >>= used;
+                    valid -= used;
+                    (gap, code, at + used as usize)
+                }
+                None if valid < WINDOW_BITS => {
+                    valid = 0;
+                    continue;
+                }
+                None => {
+                    let Some(escape) = bits.long_escape(at) else { return Err(self.refusal(tile)) };
+                    valid = 0;
+                    escape
+                }
+            };
+            if end > 8 * bytes.len() {
+                return Err(self.refusal(tile));
+            }
             at = end;
             let Some((row, position)) = place.of(next + gap) else { return Err(self.refusal(tile)) };
             next += gap + 1;
@@ -92,30 +118,28 @@ impl Bits<'_> {
         rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
     }
 
-    /// Gap, value code and end of the escape that `window`, the bits at `at`, starts with; `None` if it is malformed.
+    /// Gap, value code and length of the escape that `window` starts with; `None` if its `valid` first bits do not hold it
+    /// whole. Its end may lie beyond the bytes.
     #[inline]
-    fn escape(&self, at: usize, window: u64) -> Option<(u64, u32, usize)> {
+    fn escape(&self, window: u64, valid: u32) -> Option<(u64, u32, u32)> {
         let quotient = window.trailing_zeros();
         let after_gap = quotient + 1 + self.gap_bits;
-        if after_gap < WINDOW_BITS {
-            let low = window >> quotient >> 1;
-            let rest = low >> self.gap_bits;
-            let exponent = rest.trailing_zeros();
-            let used = after_gap + 2 * exponent + 1;
-            if used <= WINDOW_BITS {
-                let end = at + used as usize;
-                if exponent > MOST_EXPONENT || end > 8 * self.bytes.len() {
-                    return None;
-                }
-                let gap = u64::from(quotient) << self.gap_bits | (low & ((1 << self.gap_bits) - 1));
-                let code = 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1);
-                return Some((gap, code, end));
-            }
+        if after_gap >= valid {
+            return None;
         }
-        self.long_escape(at)
+        let low = window >> quotient >> 1;
+        let rest = low >> self.gap_bits;
+        let exponent = rest.trailing_zeros();
+        let used = after_gap + 2 * exponent + 1;
+        if used > valid || exponent > MOST_EXPONENT {
+            return None;
+        }
+        let gap = u64::from(quotient) << self.gap_bits | (low & ((1 << self.gap_bits) - 1));
+        let code = 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1);
+        Some((gap, code, used))
     }
 
-    /// The same for an escape that is longer than a window.
+    /// Gap, value code and end of any escape; `None` if it is malformed.
     #[cold]
     fn long_escape(&self, at: usize) -> Option<(u64, u32, usize)> {
         let (quotient, at) = self.unary(at)?;
