@@ -1,6 +1,7 @@
 //! The one place where an instruction set is chosen.
 
-use super::activations::{Group, BLOCK, MOST_TERMS};
+use super::activations::{BLOCK, MOST_TERMS};
+use super::group::Group;
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;

@@ -18,6 +18,7 @@ mod avx512;
 mod dispatch;
 mod error;
 mod escapes;
+mod group;
 mod isa;
 mod matmul;
 mod matvec;

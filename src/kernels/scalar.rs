@@ -1,8 +1,9 @@
 //! Portable kernels: one table entry per lane and step holds all that the step needs, and everything else is written so
 //! that compilers make vector instructions of it.
 
-use super::activations::{lanes_of_term, BLOCK, HIGH_BITS};
+use super::activations::{lanes_of_term, BLOCK};
 use super::dispatch::{Dot, Target};
+use super::group::HIGH_BITS;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;

@@ -1,7 +1,7 @@
 //! AVX2 product of decoded values with a batch: two registers hold four columns of 16 rows, and each group of
 //! instructions multiplies one with four activations of one vector.
 
-use super::super::activations::HIGH_BITS;
+use super::super::group::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
 use super::super::vnni::Vnni;
 use std::arch::x86_64::*;

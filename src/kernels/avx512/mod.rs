@@ -20,8 +20,9 @@ pub(super) use flush::flush;
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx512Table;
 
-use super::activations::{lanes_of_term, Group, MOST_TERMS};
+use super::activations::{lanes_of_term, MOST_TERMS};
 use super::dispatch::{self, Dot};
+use super::group::Group;
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
 use std::arch::x86_64::*;

@@ -1,7 +1,7 @@
 //! AVX-512 product of decoded values with a batch: one register holds four columns of 16 rows, and each dot product
 //! instruction multiplies it with four activations of one vector.
 
-use super::super::activations::HIGH_BITS;
+use super::super::group::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
 use std::arch::x86_64::*;
 
