@@ -22,8 +22,8 @@ const MOST_GAP_BITS: u32 = 24;
 const MOST_EXPONENT: u32 = 22;
 /// Bits of a window that are valid whatever bit of a byte it starts at.
 const WINDOW_BITS: u32 = 57;
-/// Known bits that most escapes need less of.
-const ENOUGH_BITS: u32 = 24;
+/// Escapes that are read from one window: of 13 bits each, most often.
+const SEVERAL: usize = 3;
 /// Fraction bits of the reciprocal that divides by the number of steps: exact for numbers below 2^32 and divisors
 /// up to 256.
 const RECIPROCAL_BITS: u32 = 40;
@@ -46,43 +46,42 @@ impl PreparedMatrix<'_> {
         }
         let place = Place::new(self, tile);
         let bits = Bits { bytes, gap_bits };
-        let (mut at, mut next, mut first) = (0, 0u64, true);
-        // The bits at `at`, of which the first `valid` are known. One window serves several escapes: each waits for the
-        // length of the one before, and to load a window anew would be half of that.
-        let (mut window, mut valid) = (0, 0);
-        let last_byte = (8 * bytes.len()).saturating_sub(7);
-        loop {
-            if valid < ENOUGH_BITS || at >= last_byte {
-                (window, valid) = (bits.window(at), WINDOW_BITS);
-                if window == 0 && at >= last_byte && !first {
-                    return Ok(());
-                }
-            }
-            first = false;
-            let (gap, code, end) = match bits.escape(window, valid) {
-                Some((gap, code, used)) => {
-                    window >>= used;
-                    valid -= used;
-                    (gap, code, at + used as usize)
-                }
-                None if valid < WINDOW_BITS => {
-                    valid = 0;
-                    continue;
-                }
-                None => {
-                    let Some(escape) = bits.long_escape(at) else { return Err(self.refusal(tile)) };
-                    valid = 0;
-                    escape
-                }
-            };
-            if end > 8 * bytes.len() {
-                return Err(self.refusal(tile));
-            }
-            at = end;
-            let Some((row, position)) = place.of(next + gap) else { return Err(self.refusal(tile)) };
+        let mut next = 0u64;
+        let mut take = |gap: u64, code: u32| {
+            let (row, position) = place.of(next + gap)?;
             next += gap + 1;
             let addend = 4 * ((code >> 1) as i32 ^ -((code & 1) as i32));
             visit(TileEscape { row, position, addend });
+            Some(())
+        };
+        let (mut at, mut first) = (0, true);
+        loop {
+            let window = bits.window(at);
+            // Several at a time: each waits for the length of the one before, and for a window if that were loaded anew.
+            if at + 64 <= 8 * bytes.len() {
+                if let Some((escapes, used)) = bits.several(window) {
+                    for (gap, code) in escapes {
+                        if take(gap, code).is_none() {
+                            return Err(self.refusal(tile));
+                        }
+                    }
+                    at += used as usize;
+                    first = false;
+                    continue;
+                }
+            }
+            if window == 0 && at + 8 > 8 * bytes.len() && !first {
+                return Ok(());
+            }
+            first = false;
+            let escape = match bits.escape(window) {
+                Some((gap, code, used)) => Some((gap, code, at + used as usize)),
+                None => bits.long_escape(at),
+            };
+            match escape {
+                Some((gap, code, end)) if end <= 8 * bytes.len() && take(gap, code).is_some() => at = end,
+                _ => return Err(self.refusal(tile)),
+            }
         }
     }
 
@@ -118,25 +117,41 @@ impl Bits<'_> {
         rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
     }
 
-    /// Gap, value code and length of the escape that `window` starts with; `None` if its `valid` first bits do not hold it
-    /// whole. Its end may lie beyond the bytes.
+    /// Gap, value code and length of the escape that `window` starts with. Of a window that does not hold it whole, the
+    /// length is more than that of a window, and the others are any numbers.
     #[inline]
-    fn escape(&self, window: u64, valid: u32) -> Option<(u64, u32, u32)> {
+    fn parse(&self, window: u64) -> (u64, u32, u32) {
         let quotient = window.trailing_zeros();
-        let after_gap = quotient + 1 + self.gap_bits;
-        if after_gap >= valid {
-            return None;
-        }
-        let low = window >> quotient >> 1;
+        let low = window.wrapping_shr(quotient) >> 1;
         let rest = low >> self.gap_bits;
         let exponent = rest.trailing_zeros();
-        let used = after_gap + 2 * exponent + 1;
-        if used > valid || exponent > MOST_EXPONENT {
-            return None;
-        }
         let gap = u64::from(quotient) << self.gap_bits | (low & ((1 << self.gap_bits) - 1));
-        let code = 1 << exponent | (rest >> exponent >> 1) as u32 & ((1 << exponent) - 1);
-        Some((gap, code, used))
+        let code = 1u32.wrapping_shl(exponent);
+        let code = code | (rest.wrapping_shr(exponent) >> 1) as u32 & code.wrapping_sub(1);
+        let malformed = if exponent > MOST_EXPONENT { 64 } else { 0 };
+        (gap, code, quotient + 1 + self.gap_bits + 2 * exponent + 1 + malformed)
+    }
+
+    /// The same if the window holds the escape whole.
+    #[inline]
+    fn escape(&self, window: u64) -> Option<(u64, u32, u32)> {
+        let (gap, code, used) = self.parse(window);
+        (used <= WINDOW_BITS).then_some((gap, code, used))
+    }
+
+    /// Gaps and value codes of the [`SEVERAL`] escapes that `window` starts with, and their length together; `None` if it
+    /// does not hold them all.
+    #[inline]
+    fn several(&self, window: u64) -> Option<([(u64, u32); SEVERAL], u32)> {
+        let (mut window, mut all) = (window, 0);
+        let escapes = std::array::from_fn(|_| {
+            let (gap, code, used) = self.parse(window);
+            window = window.wrapping_shr(used);
+            all += used;
+            (gap, code)
+        });
+        // Lengths only add up: if one escape was not whole, or began behind the window's end, they are too many.
+        (all <= WINDOW_BITS).then_some((escapes, all))
     }
 
     /// Gap, value code and end of any escape; `None` if it is malformed.
