@@ -464,7 +464,7 @@ fn edges() -> Vec<(&'static str, Vec<u8>)> {
     let mut wide = scalar_with_runs(32);
     wide.classes = vec![match &wide.classes[0] {
         Class::Inline(table) => Class::Inline(Table { raw_bits: 5, ..table.clone() }),
-        Class::Standard(_) => unreachable!(),
+        _ => unreachable!(),
     }];
     let mut beyond = scalar_with_runs(32);
     beyond.first[0].scale = 255;

@@ -1,5 +1,5 @@
 //! Exact Viterbi search, eight paths side by side: of the 8-state trellis here, of the trellis of pairs in
-//! [`super::pair_search`].
+//! `pair_search`.
 //!
 //! In: the real-valued targets of one column along up to eight independent paths. Out: for each path the
 //! integers that the trellis allows (spec section "Trellis") with the least squared error. Knows nothing of
