@@ -164,18 +164,7 @@ fn gaussian_payload(rows: usize, columns: usize, deviation: f64, seed: u64) -> V
         .map(|input| {
             let octaves = 0.5 * noise.gaussian();
             let deviation = deviation * octaves.exp2();
-            let mut draws: Vec<f64> = (0..period).map(|_| deviation * noise.gaussian()).collect();
-            // As the quantizer does: pairs of the trellis stay in reach of pair tables.
-            let reach = (2.0 * (445.0 / (deviation * deviation)).ln().max(1.0)).sqrt() * deviation;
-            for path in geometry.paths(period) {
-                for i in (0..path.len - path.len % 2).step_by(2) {
-                    let rows = [i, i + 1].map(|i| path.first + i * path.stride);
-                    let length = draws[rows[0]].hypot(draws[rows[1]]);
-                    if length > reach {
-                        rows.iter().for_each(|&row| draws[row] *= reach / length);
-                    }
-                }
-            }
+            let draws: Vec<f64> = (0..period).map(|_| deviation * noise.gaussian()).collect();
             let mut integers = vec![0; rows];
             for path in geometry.paths(rows) {
                 let mut state = 0;
