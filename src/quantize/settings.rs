@@ -6,7 +6,7 @@ use crate::payload::{Geometry, ScaleKind, Trellis};
 /// The quantization method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Method {
-    /// Waterfilling column steps, successive interference cancellation, 8-state trellis, MMSE target.
+    /// Waterfilling column steps, successive interference cancellation, 64-state trellis of pairs, MMSE target.
     #[default]
     Trellis,
     /// WaterSIC as published (arXiv 2603.04956): scalar rounding, LMMSE shrink of each column, dead columns erased;
