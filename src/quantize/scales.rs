@@ -5,8 +5,9 @@ use half::f16;
 
 /// Base-2 logarithm of the ratio of a coarse part's scale to that of the part below it.
 pub(super) const COARSE_LOG2: i32 = 6;
-/// Coarse parts that a column may have on top of its fine part.
-pub(super) const COARSE_PARTS: usize = 3;
+/// Coarse parts that a column may have on top of its fine part: as many as the format has room for (spec section
+/// "Columns"). What they leave out of reach becomes escapes.
+pub(super) const COARSE_PARTS: usize = 2;
 
 /// Smallest exponent of a normal half float.
 const HALF_LOWEST: i32 = -14;
