@@ -99,11 +99,26 @@ pub fn read_side(bytes: &[u8], fields: &[u8; 16], rows: usize, columns: usize) -
     };
     let classes = u32::from(fields[4]);
     for _ in 0..classes {
-        if direct(reader, 8, &mut calls)? < 255 {
-            continue;
+        match direct(reader, 8, &mut calls)? {
+            253 if fields[1] == 2 => {
+                direct(reader, 8, &mut calls)?;
+                continue;
+            }
+            254 if fields[1] == 2 => {
+                for _ in 0..2 {
+                    direct(reader, 8, &mut calls)?;
+                    let side = direct(reader, 4, &mut calls)? + 1;
+                    for _ in 0..side * side {
+                        number(reader, Context::Frequency, &mut calls)?;
+                    }
+                }
+                continue;
+            }
+            255 => {}
+            _ => continue,
         }
         direct(reader, 3, &mut calls)?;
-        for _ in 0..=fields[1] {
+        for _ in 0..if fields[1] == 0 { 1 } else { 2 } {
             direct(reader, 8, &mut calls)?;
             let mut slots = 0;
             while slots < 256 {
