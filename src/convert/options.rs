@@ -117,7 +117,7 @@ pub enum Prefer {
     /// The least bits.
     Size,
     /// Pairs of weights under one symbol, which decode up to one and a half times as fast, where they cost next to
-    /// nothing: below two bits per weight, .3 % of the file.
+    /// nothing: mostly below two bits per weight.
     #[default]
     Balance,
     /// Pairs below three bits per weight, at up to .7 % of the file.

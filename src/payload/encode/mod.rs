@@ -78,7 +78,7 @@ impl EncodeOptions {
     /// [`Self::worth_of_pairs`] for small files.
     pub const SMALL: f64 = 0.005;
     /// [`Self::worth_of_pairs`] for speed that costs next to nothing.
-    pub const BALANCED: f64 = 0.03;
+    pub const BALANCED: f64 = 0.012;
     /// [`Self::worth_of_pairs`] for fast decoding.
     pub const FAST: f64 = 0.06;
 
