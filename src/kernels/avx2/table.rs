@@ -87,8 +87,12 @@ impl PairCells {
     fn new(table: &ClassTable, grids: &[PairGrid; 2]) -> Self {
         // More thresholds leave fewer slots that are cells of their own. With as many as any group has ends, every run is
         // one cell, and there are at most 128.
+        let first_odd = usize::from(table.run_of_slot(1)[0]);
+        let (even, odd) = table.entries().split_at(first_odd);
+        // In a pair table every run is a whole pair, so its ranks begin with it.
+        let starts = [even, odd].map(|runs| runs.iter().map(|run| run.rank_base).collect::<Vec<u8>>());
         let cost = |thresholds: usize| {
-            let cells: usize = (0..2).map(|q| cells_of(table, q, thresholds).1).sum();
+            let cells: usize = starts.iter().map(|starts| cells_of(starts, thresholds).1).sum();
             let registers = if cells > MOST_CELLS { usize::MAX / 16 } else { cells.div_ceil(16) };
             COST_OF_THRESHOLD * thresholds + COST_OF_REGISTER * registers
         };
@@ -98,8 +102,7 @@ impl PairCells {
         let mut cells = Vec::new();
         for (q, grid) in grids.iter().enumerate() {
             let runs = table.run_of_slot(q);
-            let (whole, of_parity) = cells_of(table, q, count);
-            let first = cells.len();
+            let whole = cells_of(&starts[q], count).0;
             let mut cell_of_slot = [0usize; 256];
             for slot in 0..256 {
                 if slot == 0 || slot >= whole || runs[slot] != runs[slot - 1] {
@@ -107,7 +110,6 @@ impl PairCells {
                 }
                 cell_of_slot[slot] = cells.len() - 1;
             }
-            debug_assert_eq!(cells.len() - first, of_parity);
             for group in 0..GROUPS {
                 let index = GROUPS * q + group;
                 let slot = 32 * group;
@@ -120,7 +122,8 @@ impl PairCells {
                 }
             }
         }
-        let base_of = |cell: usize| base[if cell < cells_of(table, 0, count).1 { 0 } else { GROUPS }];
+        let even_cells = cells_of(&starts[0], count).1;
+        let base_of = |cell: usize| base[if cell < even_cells { 0 } else { GROUPS }];
         let registers = (0..cells.len().div_ceil(16)).map(|register| {
             let (mut frequency, mut rank_base, mut symbols) = ([0; 16], [0; 16], [0; 16]);
             for (i, cell) in (16 * register..cells.len().min(16 * register + 16)).enumerate() {
@@ -146,24 +149,22 @@ impl PairCells {
     }
 }
 
-/// With at most `thresholds` run ends inside any group: slots below which runs are cells, and the cells of parity `q`.
-fn cells_of(table: &ClassTable, q: usize, thresholds: usize) -> (usize, usize) {
-    let runs = table.run_of_slot(q);
-    let (mut ends, mut cells) = (0, 1);
-    for slot in 1..256 {
-        if slot % 32 == 0 {
-            ends = 0;
+/// With at most `thresholds` run ends inside any group: slots below which runs are cells, and the cells of a parity whose
+/// runs begin at `starts`.
+fn cells_of(starts: &[u8], thresholds: usize) -> (usize, usize) {
+    let (mut group, mut ends) = (0, 0);
+    for (run, &start) in starts.iter().enumerate().skip(1) {
+        let start = usize::from(start);
+        if start / 32 != group {
+            (group, ends) = (start / 32, 0);
         }
-        if runs[slot] != runs[slot - 1] {
-            // An end on the edge of a group is free.
-            ends += usize::from(slot % 32 != 0);
-            if ends > thresholds {
-                return (slot, cells + 256 - slot);
-            }
-            cells += 1;
+        // An end on the edge of a group is free.
+        ends += usize::from(!start.is_multiple_of(32));
+        if ends > thresholds {
+            return (start, run + 256 - start);
         }
     }
-    (256, cells)
+    (256, starts.len())
 }
 
 impl Avx2Table {
