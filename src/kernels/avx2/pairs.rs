@@ -5,7 +5,7 @@
 //! group's first slot, plus the run ends that the slot has passed, plus what it exceeds the bound between both kinds by.
 //! Attributes have one register for each 16 cells.
 
-use super::step::{refill, Halves};
+use super::step::{advance, Halves};
 use super::table::{load, PairCells};
 use super::{product, table_of, ClassPlan, Target, PREFETCH};
 use crate::kernels::activations::lanes_of_term;
@@ -22,7 +22,6 @@ unsafe fn step<const M: usize, const N: usize, const REGISTERS: usize, const GEN
     at: &mut [*const u8; N],
 ) -> ([__m256i; M], [__m256i; M]) {
     let zero = _mm256_setzero_si256();
-    let low_bytes = _mm256_set1_epi16(255);
     let Halves { high, low, trellis, .. } = halves;
 
     // Bits 0-2 from the slot, the parity from the trellis state.
@@ -71,24 +70,11 @@ unsafe fn step<const M: usize, const N: usize, const REGISTERS: usize, const GEN
         trellis[j] = after_pair(trellis[j], _mm256_xor_si256(first[j], second[j]));
     }
 
-    // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
-    let (mut even, mut odd) = ([zero; M], [zero; M]);
     for j in 0..M {
-        let rank = _mm256_sub_epi8(low[j], rank[j]);
-        let high_even = _mm256_and_si256(high[j], low_bytes);
-        let high_odd = _mm256_andnot_si256(low_bytes, high[j]);
-        if GENERAL {
-            even[j] = _mm256_mullo_epi16(_mm256_and_si256(frequency[j], low_bytes), high_even);
-            odd[j] = _mm256_mulhi_epu16(_mm256_andnot_si256(low_bytes, frequency[j]), high_odd);
-        } else {
-            even[j] = _mm256_maddubs_epi16(high_even, frequency[j]);
-            odd[j] = _mm256_maddubs_epi16(high_odd, frequency[j]);
-        }
-        even[j] = _mm256_add_epi16(even[j], _mm256_and_si256(rank, low_bytes));
-        odd[j] = _mm256_add_epi16(odd[j], _mm256_srli_epi16::<8>(rank));
+        rank[j] = _mm256_sub_epi8(low[j], rank[j]);
     }
     // SAFETY: passed on from the caller.
-    unsafe { refill(&even, &odd, high, low, at) };
+    unsafe { advance::<M, N, GENERAL>(&frequency, &rank, high, low, at) };
     (first, second)
 }
 

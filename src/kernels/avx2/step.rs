@@ -105,7 +105,6 @@ pub(super) unsafe fn step<
     second: bool,
 ) -> [__m256i; M] {
     let zero = _mm256_setzero_si256();
-    let low_bytes = _mm256_set1_epi16(255);
     let Halves { high, low, trellis, first } = halves;
 
     // Bits 0-2 from the slot, the parity from the trellis state.
@@ -141,25 +140,8 @@ pub(super) unsafe fn step<
         rank[j] = _mm256_sub_epi8(low[j], rank[j]);
     }
 
-    // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
-    let (mut even, mut odd) = ([zero; M], [zero; M]);
-    for j in 0..M {
-        let high_even = _mm256_and_si256(high[j], low_bytes);
-        let high_odd = _mm256_andnot_si256(low_bytes, high[j]);
-        if GENERAL {
-            even[j] = _mm256_mullo_epi16(_mm256_and_si256(frequency[j], low_bytes), high_even);
-            odd[j] = _mm256_mulhi_epu16(_mm256_andnot_si256(low_bytes, frequency[j]), high_odd);
-        } else {
-            even[j] = _mm256_maddubs_epi16(high_even, frequency[j]);
-            odd[j] = _mm256_maddubs_epi16(high_odd, frequency[j]);
-        }
-    }
-    for j in 0..M {
-        even[j] = _mm256_add_epi16(even[j], _mm256_and_si256(rank[j], low_bytes));
-        odd[j] = _mm256_add_epi16(odd[j], _mm256_srli_epi16::<8>(rank[j]));
-    }
     // SAFETY: passed on from the caller.
-    unsafe { refill(&even, &odd, high, low, at) };
+    unsafe { advance::<M, N, GENERAL>(&frequency, &rank, high, low, at) };
 
     let mut value = attribute::<M, PARITY>(&table.value, &run, &odd_run);
     if GENERAL {
@@ -184,12 +166,16 @@ pub(super) unsafe fn step<
     value
 }
 
-/// Puts the states together from even and odd lanes; those below 256 move up by one byte of the stream, in lane order.
+/// Moves the states past one symbol: x = frequency * high byte + rank, then a byte of the stream, in lane order, for the
+/// lanes that fell below 256. `GENERAL` is for frequencies above 127.
+///
+/// # Safety
+/// 64 bytes can be read at each of `at`.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-pub(super) unsafe fn refill<const M: usize, const N: usize>(
-    even: &[__m256i; M],
-    odd: &[__m256i; M],
+pub(super) unsafe fn advance<const M: usize, const N: usize, const GENERAL: bool>(
+    frequency: &[__m256i; M],
+    rank: &[__m256i; M],
     high: &mut [__m256i; M],
     low: &mut [__m256i; M],
     at: &mut [*const u8; N],
@@ -197,6 +183,23 @@ pub(super) unsafe fn refill<const M: usize, const N: usize>(
     let zero = _mm256_setzero_si256();
     let low_bytes = _mm256_set1_epi16(255);
     let total_of_eight = _mm256_setr_epi64x(-1, 0x0707_0707_0707_0707, -1, 0x0707_0707_0707_0707);
+    // In 16 bits: even lanes and odd lanes.
+    let (mut even, mut odd) = ([zero; M], [zero; M]);
+    for j in 0..M {
+        let high_even = _mm256_and_si256(high[j], low_bytes);
+        let high_odd = _mm256_andnot_si256(low_bytes, high[j]);
+        if GENERAL {
+            even[j] = _mm256_mullo_epi16(_mm256_and_si256(frequency[j], low_bytes), high_even);
+            odd[j] = _mm256_mulhi_epu16(_mm256_andnot_si256(low_bytes, frequency[j]), high_odd);
+        } else {
+            even[j] = _mm256_maddubs_epi16(high_even, frequency[j]);
+            odd[j] = _mm256_maddubs_epi16(high_odd, frequency[j]);
+        }
+    }
+    for j in 0..M {
+        even[j] = _mm256_add_epi16(even[j], _mm256_and_si256(rank[j], low_bytes));
+        odd[j] = _mm256_add_epi16(odd[j], _mm256_srli_epi16::<8>(rank[j]));
+    }
     let (mut new_high, mut new_low) = ([zero; M], [zero; M]);
     for j in 0..M {
         new_high[j] = _mm256_blendv_epi8(odd[j], _mm256_srli_epi16::<8>(even[j]), low_bytes);

@@ -202,7 +202,6 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     states: &mut [TileState<'_>],
     target: Target,
 ) {
-    const EVEN: __mmask64 = 0x5555_5555_5555_5555;
     let table = table_of(class);
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
@@ -214,11 +213,8 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     let transitions = [load(&table.transitions[0]), load(&table.transitions[1])];
     let group_bits = _mm512_set1_epi8(63);
     let index_bit = _mm512_set1_epi8(INDEX_BIT);
-    let low_bytes = _mm512_set1_epi16(255);
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
-    let low_of_both = load(&LOW_OF_BOTH);
-    let high_of_both = load(&HIGH_OF_BOTH);
     let raw_bits = if GENERAL { class.raw_bits } else { 0 };
     let width = class.width;
     let start_values = target.start.map(|start| start.map(|start| start_values(start, width)));
@@ -309,42 +305,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             for k in 0..N {
                 rank[k] = _mm512_sub_epi8(low[k], attribute::<LOOKUP>(run[k], &rank_base));
             }
-            // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
-            let (mut even, mut odd) = ([zero; N], [zero; N]);
-            for k in 0..N {
-                let high_even = _mm512_maskz_mov_epi8(EVEN, high[k]);
-                let high_odd = _mm512_maskz_mov_epi8(!EVEN, high[k]);
-                if GENERAL {
-                    even[k] = _mm512_mullo_epi16(_mm512_and_si512(f[k], low_bytes), high_even);
-                    odd[k] = _mm512_mulhi_epu16(_mm512_andnot_si512(low_bytes, f[k]), high_odd);
-                } else {
-                    even[k] = _mm512_maddubs_epi16(high_even, f[k]);
-                    odd[k] = _mm512_maddubs_epi16(high_odd, f[k]);
-                }
-            }
-            for k in 0..N {
-                even[k] = _mm512_add_epi16(even[k], _mm512_and_si512(rank[k], low_bytes));
-                odd[k] = _mm512_add_epi16(odd[k], _mm512_srli_epi16::<8>(rank[k]));
-            }
-            // Lanes below 256 move up by one byte of the stream, in lane order.
-            let mut refill = [0; N];
-            for k in 0..N {
-                // One or two tiles wait for results: the quicker way is faster, else the one with fewer instructions.
-                high[k] = if N <= 2 {
-                    _mm512_mask_mov_epi8(odd[k], EVEN, _mm512_srli_epi16::<8>(even[k]))
-                } else {
-                    _mm512_permutex2var_epi8(even[k], high_of_both, odd[k])
-                };
-                low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
-                refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
-            }
-            for k in 0..N {
-                let next = _mm512_loadu_si512(at[k].cast());
-                high[k] = _mm512_mask_mov_epi8(high[k], refill[k], low[k]);
-                low[k] = _mm512_mask_expand_epi8(low[k], refill[k], next);
-                at[k] = at[k].add(refill[k].count_ones() as usize);
-                _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
-            }
+            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.add(64);
             from = from.wrapping_add(from_step);
             (now, then) = (then, now);
@@ -356,6 +317,67 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     for k in 0..N {
         _mm512_store_si512(states[k].high.as_mut_ptr().cast(), high[k]);
         _mm512_store_si512(states[k].low.as_mut_ptr().cast(), low[k]);
+    }
+}
+
+/// Moves the states past one symbol: x = frequency * high byte + rank, then a byte of the stream for the lanes that fell
+/// below 256. `GENERAL` is for frequencies above 127.
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`; 64 bytes can be read at each of `at`.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
+)]
+unsafe fn advance<const N: usize, const GENERAL: bool>(
+    frequency: &[__m512i; N],
+    rank: &[__m512i; N],
+    high: &mut [__m512i; N],
+    low: &mut [__m512i; N],
+    at: &mut [*const u8; N],
+) {
+    const EVEN: __mmask64 = 0x5555_5555_5555_5555;
+    let zero = _mm512_setzero_si512();
+    let low_bytes = _mm512_set1_epi16(255);
+    let (low_of_both, high_of_both) = (load(&LOW_OF_BOTH), load(&HIGH_OF_BOTH));
+    // In 16 bits: even lanes and odd lanes.
+    let (mut even, mut odd) = ([zero; N], [zero; N]);
+    for k in 0..N {
+        let high_even = _mm512_maskz_mov_epi8(EVEN, high[k]);
+        let high_odd = _mm512_maskz_mov_epi8(!EVEN, high[k]);
+        if GENERAL {
+            even[k] = _mm512_mullo_epi16(_mm512_and_si512(frequency[k], low_bytes), high_even);
+            odd[k] = _mm512_mulhi_epu16(_mm512_andnot_si512(low_bytes, frequency[k]), high_odd);
+        } else {
+            even[k] = _mm512_maddubs_epi16(high_even, frequency[k]);
+            odd[k] = _mm512_maddubs_epi16(high_odd, frequency[k]);
+        }
+    }
+    for k in 0..N {
+        even[k] = _mm512_add_epi16(even[k], _mm512_and_si512(rank[k], low_bytes));
+        odd[k] = _mm512_add_epi16(odd[k], _mm512_srli_epi16::<8>(rank[k]));
+    }
+    // Lanes below 256 move up by one byte of the stream, in lane order.
+    let mut refill = [0; N];
+    for k in 0..N {
+        // One or two tiles wait for results: the quicker way is faster, else the one with fewer instructions.
+        high[k] = if N <= 2 {
+            _mm512_mask_mov_epi8(odd[k], EVEN, _mm512_srli_epi16::<8>(even[k]))
+        } else {
+            _mm512_permutex2var_epi8(even[k], high_of_both, odd[k])
+        };
+        low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
+        refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
+    }
+    for k in 0..N {
+        // SAFETY: the caller's 64 bytes; as many of them are passed as lanes took one.
+        unsafe {
+            let next = _mm512_loadu_si512(at[k].cast());
+            high[k] = _mm512_mask_mov_epi8(high[k], refill[k], low[k]);
+            low[k] = _mm512_mask_expand_epi8(low[k], refill[k], next);
+            at[k] = at[k].add(refill[k].count_ones() as usize);
+        }
+        _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
     }
 }
 

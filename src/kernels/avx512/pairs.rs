@@ -5,8 +5,7 @@
 //! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
 //! take 25 for 64.
 
-use super::table::{HIGH_OF_BOTH, LOW_OF_BOTH};
-use super::{load, start_values, table_of, ClassPlan, Target, INDEX_BIT, PREFETCH};
+use super::{advance, load, start_values, table_of, ClassPlan, Target, INDEX_BIT};
 use crate::kernels::activations::lanes_of_term;
 use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
@@ -23,7 +22,6 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
     states: &mut [TileState<'_>],
     target: Target,
 ) {
-    const EVEN: __mmask64 = 0x5555_5555_5555_5555;
     let table = table_of(class);
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
@@ -34,11 +32,8 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
     let transitions = load(&table.transitions[1]);
     let group_bits = _mm512_set1_epi8(63);
     let index_bit = _mm512_set1_epi8(INDEX_BIT);
-    let low_bytes = _mm512_set1_epi16(255);
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
-    let low_of_both = load(&LOW_OF_BOTH);
-    let high_of_both = load(&HIGH_OF_BOTH);
     let width = class.width;
     let start_values = target.start.map(|start| start.map(|start| start_values(start, width)));
 
@@ -116,37 +111,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
                 let base = _mm512_permutex2var_epi8(rank_base[0], run[k], rank_base[1]);
                 rank[k] = _mm512_sub_epi8(low[k], base);
             }
-            // x = frequency * high byte + rank, in 16 bits: even lanes and odd lanes.
-            let (mut even, mut odd) = ([zero; N], [zero; N]);
-            for k in 0..N {
-                let high_even = _mm512_maskz_mov_epi8(EVEN, high[k]);
-                let high_odd = _mm512_maskz_mov_epi8(!EVEN, high[k]);
-                if GENERAL {
-                    even[k] = _mm512_mullo_epi16(_mm512_and_si512(f[k], low_bytes), high_even);
-                    odd[k] = _mm512_mulhi_epu16(_mm512_andnot_si512(low_bytes, f[k]), high_odd);
-                } else {
-                    even[k] = _mm512_maddubs_epi16(high_even, f[k]);
-                    odd[k] = _mm512_maddubs_epi16(high_odd, f[k]);
-                }
-            }
-            for k in 0..N {
-                even[k] = _mm512_add_epi16(even[k], _mm512_and_si512(rank[k], low_bytes));
-                odd[k] = _mm512_add_epi16(odd[k], _mm512_srli_epi16::<8>(rank[k]));
-            }
-            // Lanes below 256 move up by one byte of the stream, in lane order.
-            let mut refill = [0; N];
-            for k in 0..N {
-                high[k] = _mm512_permutex2var_epi8(even[k], high_of_both, odd[k]);
-                low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
-                refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
-            }
-            for k in 0..N {
-                let next = _mm512_loadu_si512(at[k].cast());
-                high[k] = _mm512_mask_mov_epi8(high[k], refill[k], low[k]);
-                low[k] = _mm512_mask_expand_epi8(low[k], refill[k], next);
-                at[k] = at[k].add(refill[k].count_ones() as usize);
-                _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
-            }
+            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.wrapping_add(128);
             from = from.wrapping_add(2 * from_step);
         }
