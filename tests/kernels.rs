@@ -2,10 +2,11 @@
 
 mod common;
 
+use common::forge::{payload, write_escapes, Class, Entry, Plan, Table};
 use common::{matrix, Random, Recipe};
-use wsic::kernels::{Isa, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
+use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 use wsic::payload::encode::{encode, EncodeOptions};
-use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, PADDING};
+use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, MAX_INTEGER, PADDING};
 
 /// The matvec of the contract, from the integers of the scalar definition.
 fn reference(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
@@ -175,6 +176,84 @@ fn matvec_is_the_contract_on_every_instruction_set() {
             assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?} on threads");
         }
     });
+}
+
+#[test]
+fn escapes_in_bursts_are_the_contract_too() {
+    let mut random = Random(5);
+    for _ in 0..20 {
+        let source = common::with_bursts(&mut random);
+        let columns = source.columns;
+        let bytes = encode(&[source], &EncodeOptions::new(1)).unwrap();
+        let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+        let matrix = &payload.matrices()[0];
+        let counts: Vec<usize> = (0..matrix.tile_count()).map(|tile| matrix.escapes(tile).count()).collect();
+        assert!(counts.iter().max() > Some(&100) && counts.iter().min() < Some(&5), "{counts:?}");
+        let x = vector(columns, &mut random);
+        for rounding in [Rounding::OneTerm, Rounding::TwoTerms] {
+            let expected = reference_of(matrix, &x, rounding);
+            for isa in Isa::all_available() {
+                let plan = PreparedMatrix::with_isa(matrix, isa);
+                let mut buffer = vec![0; plan.activation_bytes(1, rounding)];
+                let activations = plan.prepare(&x, 1, rounding, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(plan.matvec_scratch(rounding));
+                // All tiles, and too few for vectors of lists.
+                for first in [0, 4, 6] {
+                    let rows = plan.rows_of(first..plan.tiles());
+                    let mut y = vec![f32::NAN; rows.len()];
+                    plan.matvec(first..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+                    assert_eq!(bits(&y), bits(&expected[rows]), "{isa} from tile {first}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_beyond_the_range_are_refused_wherever_their_escape_stands() {
+    // Six tiles of zeros with twenty escapes each; one of them in the third tile has a size to be tried.
+    let (rows, columns, steps) = (6 * 32, 64, 32);
+    let runs = || vec![(0, 255), (1, 1)];
+    let table = Table { raw_bits: 0, smallest: [0, 0], runs: [runs(), runs()] };
+    let entry = |input| Entry { input, class: 0, scale: 128, integers: vec![0; rows] };
+    let plan = Plan {
+        rows,
+        columns,
+        width: 64,
+        steps,
+        trellis: 0,
+        column_kind: 0,
+        row_kind: 0,
+        tensor_scale: 1.0,
+        classes: vec![Class::Inline(table)],
+        first: (0..columns as u32).map(entry).collect(),
+        extra: vec![],
+        row_scales: vec![],
+    };
+    for quarter in [2_097_150, 2_097_151, 2_097_152, 4_194_303] {
+        for odd in [0, 1] {
+            let mut section = plan.section();
+            for (index, tile) in section.tiles.iter_mut().enumerate() {
+                let code = |place: u64| if (index, place) == (2, 9) { 2 * quarter + odd } else { 3 };
+                let escapes: Vec<(u64, u32)> =
+                    (0..20).map(|place| (place * 97 + index as u64, code(place))).collect();
+                tile.escapes = write_escapes(&escapes, 5);
+            }
+            let bytes = payload(rows, columns, &[section.bytes()]);
+            let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+            let matrix = &payload.matrices()[0];
+            let x = vec![1.0; columns];
+            let expected = matrix.check_tile(2).map(|()| bits(&reference(matrix, &x)));
+            // Addends are 4 times the quarter, or the next negative multiple of 4.
+            assert_eq!(expected.is_ok(), 4 * (quarter + odd) as i32 <= MAX_INTEGER, "{quarter} {odd}");
+            for isa in Isa::all_available() {
+                let plan = PreparedMatrix::with_isa(matrix, isa);
+                let mut y = vec![f32::NAN; rows];
+                let done = plan.matvec_threads(&x, &mut y, 1).map(|()| bits(&y));
+                assert_eq!(done, expected.clone().map_err(KernelError::Payload), "{isa} {quarter} {odd}");
+            }
+        }
+    }
 }
 
 #[test]

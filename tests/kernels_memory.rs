@@ -5,7 +5,7 @@
 mod common;
 
 use common::mutate::mutate;
-use common::{matrix, Random, Recipe};
+use common::{matrix, with_bursts, Random, Recipe};
 use wsic::kernels::Rounding::{Mixed, OneTerm, TwoTerms};
 use wsic::kernels::{Isa, KernelError, PreparedMatrix};
 use wsic::payload::encode::{encode, EncodeOptions};
@@ -149,6 +149,8 @@ fn damaged_payloads_are_the_same_to_every_instruction_set() {
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     let seeds: Vec<_> = seeds.into_iter().filter(|bytes| Payload::open(bytes, &limits).is_ok()).collect();
     let mut random = Random(0xD0_0D);
+    let bursts = (0..8).map(|_| encode(&[with_bursts(&mut random)], &EncodeOptions::new(1)).unwrap());
+    let seeds: Vec<_> = seeds.into_iter().chain(bursts).collect();
     let (mut done, mut refused) = (0, 0);
     for round in 0..600 {
         let (seed, spare) = (&seeds[random.below(seeds.len())], &seeds[random.below(seeds.len())]);

@@ -1,6 +1,7 @@
 //! The one place where an instruction set is chosen.
 
 use super::activations::{BLOCK, MOST_TERMS};
+use super::escapes::{EscapeList, EscapeSums};
 use super::group::Group;
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
@@ -45,6 +46,22 @@ impl<'s> States<'s> {
     pub(super) fn as_mut_slice(&mut self) -> &mut [TileState<'s>] {
         // SAFETY: the first `count` elements are initialised by `push`; they own nothing that needs a drop.
         unsafe { std::slice::from_raw_parts_mut(self.states.as_mut_ptr().cast(), self.count) }
+    }
+}
+
+/// Adds the products of escapes to the sums of their rows, for as many of each list as an instruction set takes: the
+/// lists go on behind them, or in the middle of a gap. Element i of `lists` is that of tile i. Returns whether one of
+/// the addends is beyond [`SAFE_ADDEND`](super::matvec::SAFE_ADDEND).
+pub(super) fn add_escapes(isa: Isa, lists: &mut [EscapeList<'_>], sums: &mut EscapeSums<'_>) -> bool {
+    let Some(last) = lists.len().checked_sub(1) else { return false };
+    assert!(lists.len() <= MOST_TILES && sums.place.positions.end <= sums.floats.len());
+    assert!(last * sums.height + sums.place.rows <= sums.rows.len());
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; sizes were checked above.
+        Isa::Avx512 => unsafe { avx512::add_escapes(lists, sums) },
+        // The others leave them all to `PreparedMatrix::visit_rest`.
+        _ => false,
     }
 }
 

@@ -18,12 +18,12 @@ pub(super) struct TileEscape {
 }
 
 /// Largest gap parameter and exponent of the format.
-const MOST_GAP_BITS: u32 = 24;
-const MOST_EXPONENT: u32 = 22;
+pub(super) const MOST_GAP_BITS: u32 = 24;
+pub(super) const MOST_EXPONENT: u32 = 22;
 /// Bits of a window that are valid whatever bit of a byte it starts at.
-const WINDOW_BITS: u32 = 57;
+pub(super) const WINDOW_BITS: u32 = 57;
 /// Escapes that are read from one window: of 13 bits each, most often.
-const SEVERAL: usize = 3;
+pub(super) const SEVERAL: usize = 3;
 /// Fraction bits of the reciprocal that divides by the number of steps: exact for numbers below 2^32 and divisors
 /// up to 256.
 const RECIPROCAL_BITS: u32 = 40;
@@ -36,51 +36,41 @@ impl PreparedMatrix<'_> {
     pub(super) fn visit_escapes(
         &self,
         tile: usize,
+        visit: impl FnMut(TileEscape),
+    ) -> Result<(), PayloadError> {
+        self.visit_rest(tile, EscapeList::new(self, tile), visit)
+    }
+
+    /// The same from where `list`, that of `tile`, stands.
+    pub(super) fn visit_rest(
+        &self,
+        tile: usize,
+        mut list: EscapeList<'_>,
         mut visit: impl FnMut(TileEscape),
     ) -> Result<(), PayloadError> {
-        let bytes = self.matrix.tile(tile).escapes;
-        let Some((&gap_bits, bytes)) = bytes.split_first() else { return Ok(()) };
-        let gap_bits = u32::from(gap_bits);
-        if gap_bits > MOST_GAP_BITS {
+        if list.gap_bits > MOST_GAP_BITS {
             return Err(self.refusal(tile));
         }
         let place = Place::new(self, tile);
-        let bits = Bits { bytes, gap_bits };
-        let mut next = 0u64;
-        let mut take = |gap: u64, code: u32| {
-            let (row, position) = place.of(next + gap)?;
-            next += gap + 1;
-            let addend = 4 * ((code >> 1) as i32 ^ -((code & 1) as i32));
-            visit(TileEscape { row, position, addend });
-            Some(())
-        };
-        let (mut at, mut first) = (0, true);
+        // Several at a time: each waits for the length of the one before, and for a window if that were loaded anew.
         loop {
-            let window = bits.window(at);
-            // Several at a time: each waits for the length of the one before, and for a window if that were loaded anew.
-            if at + 64 <= 8 * bytes.len() {
-                if let Some((escapes, used)) = bits.several(window) {
-                    for (gap, code) in escapes {
-                        if take(gap, code).is_none() {
-                            return Err(self.refusal(tile));
-                        }
-                    }
-                    at += used as usize;
-                    first = false;
-                    continue;
-                }
-            }
-            if window == 0 && at + 8 > 8 * bytes.len() && !first {
-                return Ok(());
-            }
-            first = false;
-            let escape = match bits.escape(window) {
-                Some((gap, code, used)) => Some((gap, code, at + used as usize)),
-                None => bits.long_escape(at),
+            let several = match list.before_end() {
+                true => list.several(),
+                false => None,
             };
-            match escape {
-                Some((gap, code, end)) if end <= 8 * bytes.len() && take(gap, code).is_some() => at = end,
-                _ => return Err(self.refusal(tile)),
+            if let Some((escapes, used)) = several {
+                for (gap, code) in escapes {
+                    if list.take(&place, gap, code, &mut visit).is_none() {
+                        return Err(self.refusal(tile));
+                    }
+                }
+                list.at += used as usize;
+                continue;
+            }
+            match list.visit_one(&place, &mut visit) {
+                Some(true) => {}
+                Some(false) => return Ok(()),
+                None => return Err(self.refusal(tile)),
             }
         }
     }
@@ -94,13 +84,72 @@ impl PreparedMatrix<'_> {
     }
 }
 
-/// Bits, least significant first; past the end there are zeros. Places are kept by the caller, in a register.
-struct Bits<'b> {
-    bytes: &'b [u8],
-    gap_bits: u32,
+/// The escapes of a tile that are still to be visited: bits, least significant first. Past the end there are zeros.
+#[derive(Clone, Copy, Default)]
+pub(super) struct EscapeList<'b> {
+    /// Behind the gap parameter.
+    pub(super) bytes: &'b [u8],
+    pub(super) gap_bits: u32,
+    /// Next bit.
+    pub(super) at: usize,
+    /// First symbol behind the escapes visited.
+    pub(super) next: u64,
+    /// Not so for a tile without escapes.
+    is_there: bool,
 }
 
-impl Bits<'_> {
+impl<'b> EscapeList<'b> {
+    pub(super) fn new(plan: &'b PreparedMatrix<'_>, tile: usize) -> Self {
+        match plan.matrix.tile(tile).escapes.split_first() {
+            Some((&gap_bits, bytes)) => {
+                Self { bytes, gap_bits: u32::from(gap_bits), at: 0, next: 0, is_there: true }
+            }
+            None => Self::default(),
+        }
+    }
+
+    /// Whether a whole window is ahead.
+    #[inline]
+    fn before_end(&self) -> bool {
+        self.at + 64 <= 8 * self.bytes.len()
+    }
+
+    /// Visits an escape that leaves out `gap` symbols. `None` if there is no weight.
+    #[inline]
+    fn take(&mut self, place: &Place, gap: u64, code: u32, visit: &mut impl FnMut(TileEscape)) -> Option<()> {
+        let (row, position) = place.of(self.next + gap)?;
+        self.next += gap + 1;
+        let addend = 4 * ((code >> 1) as i32 ^ -((code & 1) as i32));
+        visit(TileEscape { row, position, addend });
+        Some(())
+    }
+
+    /// Visits the next escape, however long. False at the end of the list, `None` if the list is malformed.
+    fn visit_one(&mut self, place: &Place, visit: &mut impl FnMut(TileEscape)) -> Option<bool> {
+        let end = 8 * self.bytes.len();
+        if !self.is_there {
+            return Some(false);
+        }
+        if self.gap_bits > MOST_GAP_BITS {
+            return None;
+        }
+        let window = self.window(self.at);
+        // A list that is there holds one escape at least.
+        if window == 0 && self.at + 8 > end && self.at > 0 {
+            return Some(false);
+        }
+        let (gap, code, after) = match self.escape(window) {
+            Some((gap, code, used)) => (gap, code, self.at + used as usize),
+            None => self.long_escape(self.at)?,
+        };
+        if after > end {
+            return None;
+        }
+        self.take(place, gap, code, visit)?;
+        self.at = after;
+        Some(true)
+    }
+
     /// The next [`WINDOW_BITS`] bits at least.
     #[inline]
     fn window(&self, at: usize) -> u64 {
@@ -139,11 +188,11 @@ impl Bits<'_> {
         (used <= WINDOW_BITS).then_some((gap, code, used))
     }
 
-    /// Gaps and value codes of the [`SEVERAL`] escapes that `window` starts with, and their length together; `None` if it
-    /// does not hold them all.
+    /// Gaps and value codes of the next [`SEVERAL`] escapes, and their length together; `None` if one window does not hold
+    /// them all.
     #[inline]
-    fn several(&self, window: u64) -> Option<([(u64, u32); SEVERAL], u32)> {
-        let (mut window, mut all) = (window, 0);
+    fn several(&self) -> Option<([(u64, u32); SEVERAL], u32)> {
+        let (mut window, mut all) = (self.window(self.at), 0);
         let escapes = std::array::from_fn(|_| {
             let (gap, code, used) = self.parse(window);
             window = window.wrapping_shr(used);
@@ -158,12 +207,12 @@ impl Bits<'_> {
     #[cold]
     fn long_escape(&self, at: usize) -> Option<(u64, u32, usize)> {
         let (quotient, at) = self.unary(at)?;
-        let (low, at) = self.take(at, self.gap_bits)?;
+        let (low, at) = self.number(at, self.gap_bits)?;
         let (exponent, at) = self.unary(at)?;
         if exponent > u64::from(MOST_EXPONENT) {
             return None;
         }
-        let (low_code, at) = self.take(at, exponent as u32)?;
+        let (low_code, at) = self.number(at, exponent as u32)?;
         Some(((quotient << self.gap_bits) + u64::from(low), (1 << exponent) + low_code, at))
     }
 
@@ -180,24 +229,38 @@ impl Bits<'_> {
         None
     }
 
-    fn take(&self, at: usize, count: u32) -> Option<(u32, usize)> {
+    fn number(&self, at: usize, count: u32) -> Option<(u32, usize)> {
         let value = self.window(at) & ((1 << count) - 1);
         let end = at + count as usize;
         (end <= 8 * self.bytes.len()).then_some((value as u32, end))
     }
 }
 
+/// Where products of escapes go.
+pub(super) struct EscapeSums<'s> {
+    /// That of all tiles.
+    pub(super) place: Place,
+    /// Activation of each stream position.
+    pub(super) floats: &'s [f32],
+    /// Sums of the rows of all tiles.
+    pub(super) rows: &'s mut [f32],
+    /// Rows from one tile to the next.
+    pub(super) height: usize,
+}
+
 /// Where the symbols of a tile stand.
-struct Place {
+pub(super) struct Place {
     reciprocal: u64,
-    steps: u64,
-    width_bits: u32,
-    rows: usize,
-    positions: std::ops::Range<usize>,
+    pub(super) steps: u64,
+    /// Logarithm of the columns of a chunk.
+    pub(super) width_bits: u32,
+    pub(super) rows: usize,
+    /// Those of columns that are there.
+    pub(super) positions: std::ops::Range<usize>,
 }
 
 impl Place {
-    fn new(plan: &PreparedMatrix<'_>, tile: usize) -> Self {
+    pub(super) fn new(plan: &PreparedMatrix<'_>, tile: usize) -> Self {
         let geometry = plan.geometry();
         let steps = geometry.steps_in_tile(plan.rows(), tile) as u64;
         Self {

@@ -3,6 +3,7 @@
 use super::activations::{Activations, Rounding};
 use super::dispatch::{self, Dot};
 use super::error::{require, KernelError};
+use super::escapes::{EscapeList, EscapeSums, Place};
 use super::pass::padded_steps;
 use super::plan::PreparedMatrix;
 use super::scratch::{bytes_for, Carver};
@@ -16,7 +17,7 @@ const fn accumulator_stride(steps: usize) -> usize {
 }
 
 /// Largest magnitude that an escape can add whatever integer it is added to.
-const SAFE_ADDEND: i32 = MAX_INTEGER - 255;
+pub(super) const SAFE_ADDEND: i32 = MAX_INTEGER - 255;
 
 impl PreparedMatrix<'_> {
     /// Scratch bytes that [`Self::matvec`] needs, for any range of tiles.
@@ -164,19 +165,16 @@ impl PreparedMatrix<'_> {
             }
         }
 
+        if !states.iter().all(|state| state.complete()) {
+            return Err(self.first_error(tiles));
+        }
+        self.add_all_escapes(tiles.clone(), activations.floats, y)?;
+        let height = geometry.rows_per_tile();
         let mut y = y;
-        for ((tile, state), sums) in tiles.clone().zip(states).zip(sums.chunks(terms * per_term)) {
-            if !state.complete() {
-                return Err(self.first_error(tiles));
-            }
+        for (tile, sums) in tiles.zip(sums.chunks(terms * per_term)) {
             let rows = geometry.rows_in_tile(self.rows(), tile);
             let (here, rest) = y.split_at_mut(rows);
             y = rest;
-            here.fill(0.0);
-            let add = |row, position, addend| here[row] += addend * activations.floats[position];
-            if self.add_escapes(tile, add).is_err() {
-                return Err(self.first_error(tiles));
-            }
             let (first, rest) = sums.split_at(per_term);
             if rest.is_empty() {
                 here.iter_mut().zip(first).for_each(|(value, sum)| *value += sum);
@@ -186,11 +184,37 @@ impl PreparedMatrix<'_> {
                 }
             }
             if let Some(scales) = self.matrix.row_scales() {
-                let first = tile * geometry.rows_per_tile();
+                let first = tile * height;
                 for (value, scale) in here.iter_mut().zip(&scales[first..]) {
                     *value *= scale;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Sets `y` to the products of the escapes of `tiles`, which have equal numbers of steps.
+    fn add_all_escapes(&self, tiles: Range<usize>, floats: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        y.fill(0.0);
+        let mut lists = [EscapeList::default(); dispatch::MOST_TILES];
+        let lists = &mut lists[..tiles.len()];
+        for (list, tile) in lists.iter_mut().zip(tiles.clone()) {
+            *list = EscapeList::new(self, tile);
+        }
+        let height = self.geometry().rows_per_tile();
+        let mut sums = EscapeSums { place: Place::new(self, tiles.start), floats, rows: y, height };
+        let mut doubtful = dispatch::add_escapes(self.isa, lists, &mut sums);
+        for ((tile, &mut list), y) in tiles.clone().zip(lists).zip(y.chunks_mut(height)) {
+            let rest = self.visit_rest(tile, list, |escape| {
+                doubtful |= escape.addend.abs() > SAFE_ADDEND;
+                y[escape.row] += escape.addend as f32 * floats[escape.position];
+            });
+            if rest.is_err() {
+                return Err(self.first_error(tiles));
+            }
+        }
+        if doubtful && tiles.clone().any(|tile| self.matrix.check_tile(tile).is_err()) {
+            return Err(self.first_error(tiles));
         }
         Ok(())
     }

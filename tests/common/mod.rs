@@ -83,3 +83,30 @@ pub fn matrix(recipe: &Recipe, random: &mut Random) -> QuantizedMatrix {
         row_scales: None,
     }
 }
+
+/// A matrix whose escapes stand in bursts with long gaps between, many in some tiles and none in others, some of them
+/// as large as integers may be: six full tiles, and one of a few rows.
+pub fn with_bursts(random: &mut Random) -> QuantizedMatrix {
+    let (rows, columns) = (6 * 24 + 5, 80);
+    let geometry = Geometry::new(64, 24).unwrap();
+    let recipe = Recipe { rows, columns, geometry, trellis: Trellis::Scalar, deviation: 0.6, spread: 0.0 };
+    let mut source = matrix(&recipe, random);
+    for (position, column) in source.stream.iter_mut().enumerate() {
+        for (row, integer) in column.integers.iter_mut().enumerate() {
+            let tile = row / 24;
+            let often = match tile {
+                0 => position > 70,
+                1 => row % 24 > 20,
+                2 => (row, position) == (2 * 24, 3) || (row, position) == (3 * 24 - 1, 79),
+                3 => false,
+                _ => position % 16 == tile,
+            };
+            if often && random.below(3) > 0 {
+                let size = 5 + random.below(if tile == 5 { 19 } else { 7 });
+                let large = (random.next() >> (64 - size)) as i32 & !1;
+                *integer = if random.below(2) == 0 { large } else { -large };
+            }
+        }
+    }
+    source
+}

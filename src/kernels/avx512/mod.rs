@@ -11,11 +11,13 @@
 //! so does their kind: on Zen 4 multiplications and mask tests share two pipes, lookups two others, and shifts the
 //! fourth with one of those, so that it pays to replace one by another where that evens the load.
 
+mod escapes;
 mod flush;
 mod pairs;
 mod product;
 mod table;
 
+pub(super) use escapes::add_escapes;
 pub(super) use flush::flush;
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx512Table;
