@@ -124,8 +124,11 @@ impl DenseBlock {
         normed: &[f32],
     ) -> Result<[Vec<f32>; 3], ModelError> {
         if !self.fused_attention {
-            let project = |role| weights.linear(role)?.apply(normed);
-            return Ok([project("attn_q")?, project("attn_k")?, project("attn_v")?]);
+            let project = |role: &'static str| weights.linear(role)?.apply(normed);
+            // Side by side: threads that a small matrix has no work for take another one.
+            let (queries, (keys, values)) =
+                rayon::join(|| project("attn_q"), || rayon::join(|| project("attn_k"), || project("attn_v")));
+            return Ok([queries?, keys?, values?]);
         }
         let all = weights.linear("attn_qkv")?.apply(normed)?;
         let [queries, keys, values] = self.projection_rows();
@@ -153,8 +156,11 @@ impl DenseBlock {
             multiply_silu(&mut gate, &up);
             return Ok(gate);
         }
-        let mut gate = weights.linear("ffn_gate")?.apply(normed)?;
-        let up = weights.linear("ffn_up")?.apply(normed)?;
+        let (gate, up) = rayon::join(
+            || weights.linear("ffn_gate")?.apply(normed),
+            || weights.linear("ffn_up")?.apply(normed),
+        );
+        let (mut gate, up) = (gate?, up?);
         match self.feed_forward {
             FeedForward::Gelu => multiply_gelu(&mut gate, &up),
             _ => multiply_silu(&mut gate, &up),
