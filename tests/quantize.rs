@@ -1,7 +1,8 @@
 //! Properties of the quantizer on generated layers.
 #![cfg(feature = "convert")]
 
-use wsic::payload::{Geometry, QuantizedMatrix, ScaleKind, MAX_INTEGER};
+use wsic::payload::encode::{encode, EncodeOptions};
+use wsic::payload::{Geometry, Limits, Payload, QuantizedMatrix, ScaleKind, MAX_INTEGER};
 use wsic::quantize::entropy::class_entropy;
 use wsic::quantize::{
     reconstruct, search, Covariance, Drift, GaussianLimit, Layer, Method, Prepared, QuantizeError,
@@ -155,6 +156,32 @@ fn methods_rank_by_their_distance_from_the_gaussian_limit() {
         assert!((0.0..=0.125).contains(&trellis), "{trellis}");
         assert!((0.25..=0.4).contains(&watersic), "{watersic}");
         assert!(watersic < gptq && gptq < nearest);
+    }
+}
+
+#[test]
+fn a_pilot_saves_escapes_at_the_same_rate_and_error() {
+    let generated = Generated::new(1024, 192, 11);
+    for c in [0.025, 0.015] {
+        let [free, by_pilot] = [None, Some(EncodeOptions::FAST)].map(|worth_of_pairs| {
+            let settings = Settings { worth_of_pairs, ..Settings::new(Method::Trellis, geometry()) };
+            let matrix = quantize(&generated, &settings, c);
+            assert_obeys_trellis(&matrix);
+            let distortion = generated.distortion(&reconstruct(&matrix));
+            let options = EncodeOptions { worth_of_pairs: EncodeOptions::FAST, ..EncodeOptions::new(1) };
+            let bytes = encode(&[matrix], &options).unwrap();
+            let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+            let coded = &payload.matrices()[0];
+            let escapes: usize = (0..coded.tile_count()).map(|tile| coded.escapes(tile).count()).sum();
+            let weights = (generated.rows * generated.columns) as f64;
+            let bits = bytes.len() as f64 * 8.0 / weights;
+            // Bits at the error of one unit: six decibels are a bit.
+            (escapes, bits, bits + 0.5 * (distortion / weights).log2())
+        });
+        println!("step {c}: {free:?}, with a pilot {by_pilot:?}");
+        assert!((1.0..3.0).contains(&free.1), "{} bits: pairs below three bits only", free.1);
+        assert!(4 * by_pilot.0 < 3 * free.0, "{} escapes of {}", by_pilot.0, free.0);
+        assert!(by_pilot.2 < free.2 + 0.003, "{:.4} bits of {:.4}", by_pilot.2, free.2);
     }
 }
 

@@ -67,9 +67,10 @@ fn parts_give_the_bytes_of_the_whole() {
     let (weights, covariance) = (weights(), covariance());
     let diagonal: Vec<f32> = covariance.iter().copied().step_by(COLUMNS + 1).collect();
     let row_weights: Vec<f32> = (0..ROWS).map(|row| 1.0 + (row * 31 % 17) as f32).collect();
-    let settings = settings(Method::Trellis);
+    let free = settings(Method::Trellis);
+    let by_pilot = Settings { worth_of_pairs: Some(EncodeOptions::FAST), ..free };
     for covariance in [Covariance::Full(&covariance), Covariance::Diagonal(&diagonal)] {
-        for row_weights in [None, Some(row_weights.as_slice())] {
+        for (row_weights, settings) in [(None, free), (Some(row_weights.as_slice()), by_pilot)] {
             let longest = Mutex::new(0);
             let read = reader(&weights, &longest);
             let layer = Layer { row_weights, ..Layer::new("whole", ROWS, COLUMNS, &weights, covariance) };

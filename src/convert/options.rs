@@ -120,7 +120,7 @@ pub enum Prefer {
     /// nothing: mostly below two bits per weight.
     #[default]
     Balance,
-    /// Pairs below three bits per weight, at up to .7 % of the file.
+    /// Pairs below three bits per weight, at up to .7 % of the file, and few of those that their tables do not hold.
     Speed,
 }
 

@@ -68,7 +68,12 @@ impl Quantizer<'_> {
         };
         let own_text = self.statistics.own_text();
         let shrinkage = self.shrinkage.unwrap_or(if own_text { OWN_TEXT_SHRINKAGE } else { 0.0 });
-        Settings { shrinkage, ..Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row)) }
+        Settings {
+            shrinkage,
+            // Worth its time, and at low rates some thousandths of a bit, where speed matters.
+            worth_of_pairs: (self.prefer == Prefer::Speed).then(|| self.prefer.worth_of_pairs()),
+            ..Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
+        }
     }
 
     /// Bytes that quantizing a tensor holds.

@@ -97,7 +97,8 @@ impl BlockState<'_> {
     fn round(&mut self, column: usize, width: f64) -> (f64, f64) {
         let range = column * self.block.steps..(column + 1) * self.block.steps;
         let (targets, integers) = (&self.values[range.clone()], &mut self.integers[range]);
-        self.viterbi.search(Trellis::Scalar, targets, (1.0 / width) as f32, &self.block.lengths, integers);
+        let (inverse, lengths) = ((1.0 / width) as f32, &self.block.lengths);
+        self.viterbi.search(Trellis::Scalar, f32::INFINITY, targets, inverse, lengths, integers);
         let (mut product, mut square) = (0.0, 0.0);
         for (&m, &y) in integers.as_flattened().iter().zip(targets.as_flattened()) {
             product += f64::from(m) * f64::from(y);

@@ -4,7 +4,6 @@ use super::scales::RowFactors;
 use super::{cholesky, Covariance, Damping, Layer, Method, QuantizeError, Settings};
 use faer::Mat;
 use std::cmp::Ordering;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Columns below this share of the median diagonal are erased by [`Method::WaterSic`] (paper section on dead features).
@@ -123,7 +122,7 @@ impl<'a> Factored<'a> {
     }
 
     /// The same factor for some rows of the layer, of which `weights` are the weights.
-    pub fn part<'p>(&self, rows: Range<usize>, weights: &'p [f32]) -> Factored<'p>
+    pub fn part<'p>(&self, rows: &[usize], weights: &'p [f32]) -> Factored<'p>
     where
         'a: 'p,
     {

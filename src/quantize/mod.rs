@@ -2,7 +2,7 @@
 //!
 //! In: a [`Layer`] (weights and the second moment of the input), [`Settings`], a step c or a target rate. Out: a
 //! [`QuantizedMatrix`] for the payload's encoder and a [`Report`]. Knows nothing of
-//! models and files, and of the payload only its integers, scales and geometry.
+//! models and files, and of the payload only its integers, scales and geometry, and which pairs have slots in a table.
 //!
 //! Results are bit-identical for any number of threads (rayon's current pool): work is cut by shape only.
 
@@ -18,6 +18,7 @@ mod layer;
 mod limit;
 mod pair_search;
 mod parts;
+mod pilot;
 mod prepare;
 mod rate_model;
 mod report;

@@ -8,7 +8,7 @@ use super::factored::{Factored, Survey};
 use super::scales::ColumnScales;
 use super::search::{find, first_step, AtStep, MeasureError, RateTarget};
 use super::viterbi::LANES;
-use super::{Covariance, Layer, Method, Prepared, QuantizeError, RateModel, Settings};
+use super::{pilot, sic, Covariance, Layer, Method, Prepared, QuantizeError, RateModel, Settings};
 use crate::payload::encode::CompactColumn;
 use crate::payload::{QuantizedMatrix, StreamColumn};
 use rayon::prelude::*;
@@ -119,16 +119,35 @@ struct FactoredParts<'p, 'a> {
     factored: Factored<'a>,
 }
 
+impl FactoredParts<'_, '_> {
+    /// Reach of the pairs of each live column, from a pilot on rows of all parts.
+    fn reaches(&self, c: f64) -> Result<Vec<f32>, QuantizeError> {
+        let PartedLayer { layer, settings, read, .. } = self.parts;
+        if !pilot::is_of_use(settings) {
+            return Ok(vec![f32::INFINITY; self.factored.live.len()]);
+        }
+        let rows = pilot::rows(layer.rows);
+        let mut weights = Vec::with_capacity(rows.len() * layer.columns);
+        for &row in &rows {
+            weights.extend(read_part(layer, read, row..row + 1)?);
+        }
+        let sample = Prepared::from_factored(self.factored.part(&rows, &weights));
+        pilot::reaches(&sample, &(0..rows.len()).collect::<Vec<_>>(), layer.rows, c)
+    }
+}
+
 impl AtStep for FactoredParts<'_, '_> {
     type Matrix = QuantizedMatrix<CompactColumn>;
 
     fn quantize(&self, c: f64) -> Result<Self::Matrix, QuantizeError> {
         let PartedLayer { layer, read, part_rows, .. } = self.parts;
         let mut whole: Option<Gathered> = None;
+        let reaches = self.reaches(c)?;
         for rows in cut(layer.rows, *part_rows) {
             let weights = read_part(layer, read, rows.clone())?;
-            let part = Prepared::from_factored(self.factored.part(rows.clone(), &weights));
-            let matrix = part.quantize(c)?;
+            let part =
+                Prepared::from_factored(self.factored.part(&rows.clone().collect::<Vec<_>>(), &weights));
+            let matrix = sic::quantize_within(&part, c, &reaches)?;
             let fine = part.column_scales(c)?;
             whole.get_or_insert_with(|| Gathered::new(&matrix)).add(rows.start, &part.live, &fine, matrix);
         }

@@ -95,8 +95,11 @@ pub(super) struct RowFactors {
 
 impl RowFactors {
     /// Those of some rows.
-    pub fn of(&self, rows: std::ops::Range<usize>) -> Self {
-        Self { codes: self.codes[rows.clone()].to_vec(), factors: self.factors[rows].to_vec() }
+    pub fn of(&self, rows: &[usize]) -> Self {
+        Self {
+            codes: rows.iter().map(|&row| self.codes[row]).collect(),
+            factors: rows.iter().map(|&row| self.factors[row]).collect(),
+        }
     }
 
     /// Factors `sqrt(max(weight, floor · mean) / mean)`, rounded to powers of `2^(grid/8)`. `None` if all weights

@@ -94,6 +94,11 @@ pub struct Settings {
     pub row_weight_floor: f64,
     /// Splitting of wide columns.
     pub outliers: Outliers,
+    /// What the encoder will pay for pair tables, as
+    /// [`EncodeOptions::worth_of_pairs`](crate::payload::encode::EncodeOptions::worth_of_pairs): where it will take
+    /// them, the search avoids most of the pairs that they do not hold, which leaves two thirds of the escapes or
+    /// fewer at about the same rate and error. `None`: it minds the squared error alone.
+    pub worth_of_pairs: Option<f64>,
     /// One trellis path per column instead of the geometry's: for studies, such a matrix cannot be encoded.
     pub whole_column_paths: bool,
 }
@@ -111,6 +116,7 @@ impl Settings {
             row_scale_step: 2,
             row_weight_floor: 0.02,
             outliers: Outliers { limit: 100.0, share: 1.0 / 64.0 },
+            worth_of_pairs: None,
             whole_column_paths: false,
         }
     }

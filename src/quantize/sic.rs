@@ -5,11 +5,12 @@
 
 use super::blocks::{lanes, RowBlock};
 use super::feedback::{self, BLOCK, STRIP};
+use super::pilot;
 use super::prepare::{Factor, Prepared};
 use super::scales::{ColumnScales, COARSE_LOG2, COARSE_PARTS};
 use super::viterbi::{Lanes, Viterbi, LANES};
 use super::{Outliers, QuantizeError};
-use crate::payload::{QuantizedMatrix, StreamColumn};
+use crate::payload::{Geometry, QuantizedMatrix, ScaleKind, StreamColumn};
 use rayon::prelude::*;
 
 /// Integers of one row block.
@@ -22,14 +23,58 @@ struct BlockIntegers {
 
 /// Quantizes at step `c`.
 pub(super) fn quantize(prepared: &Prepared<'_>, c: f64) -> Result<QuantizedMatrix, QuantizeError> {
+    let reaches = if pilot::is_of_use(&prepared.settings) {
+        let rows = prepared.layer.rows;
+        pilot::reaches(prepared, &pilot::rows(rows), rows, c)?
+    } else {
+        vec![f32::INFINITY; prepared.live.len()]
+    };
+    quantize_within(prepared, c, &reaches)
+}
+
+/// Quantizes at step `c` with a reach of the pairs of each live column.
+pub(super) fn quantize_within(
+    prepared: &Prepared<'_>,
+    c: f64,
+    reaches: &[f32],
+) -> Result<QuantizedMatrix, QuantizeError> {
     let scales = prepared.column_scales(c)?;
-    let integers: Vec<BlockIntegers> = prepared
+    let rows = Rows {
+        count: prepared.layer.rows,
+        geometry: prepared.settings.geometry,
+        blocks: &prepared.blocks,
+        targets: &prepared.targets,
+        scales: prepared.stored_row_scales(),
+    };
+    Ok(quantize_rows(prepared, &scales, reaches, rows))
+}
+
+/// Rows to quantize.
+pub(super) struct Rows<'a> {
+    pub count: usize,
+    pub geometry: Geometry,
+    /// Their paths, by this geometry.
+    pub blocks: &'a [RowBlock],
+    /// Targets of each block.
+    pub targets: &'a [Vec<Lanes>],
+    /// As [`QuantizedMatrix::row_scales`].
+    pub scales: Option<(ScaleKind, Vec<u16>)>,
+}
+
+/// Quantizes rows by the factor of a layer.
+pub(super) fn quantize_rows(
+    prepared: &Prepared<'_>,
+    scales: &ColumnScales,
+    reaches: &[f32],
+    rows: Rows<'_>,
+) -> QuantizedMatrix {
+    let integers: Vec<BlockIntegers> = rows
         .blocks
         .par_iter()
-        .zip(&prepared.targets)
-        .map(|(block, target)| BlockTask::new(prepared, block, target, &scales).run())
+        .zip(rows.targets)
+        .map(|(block, target)| BlockTask::new(prepared, block, target, scales, reaches).run())
         .collect();
-    Ok(assemble(prepared, &scales, integers))
+    assemble(prepared, scales, rows, integers)
 }
 
 /// The loop over the columns of one row block.
@@ -37,6 +82,7 @@ struct BlockTask<'a> {
     prepared: &'a Prepared<'a>,
     block: &'a RowBlock,
     scales: &'a ColumnScales,
+    reaches: &'a [f32],
     outliers: Outliers,
     /// Targets of the columns still to come; behind them the quantized weights of the columns done.
     values: Vec<Lanes>,
@@ -51,11 +97,13 @@ impl<'a> BlockTask<'a> {
         block: &'a RowBlock,
         target: &[Lanes],
         scales: &'a ColumnScales,
+        reaches: &'a [f32],
     ) -> Self {
         Self {
             prepared,
             block,
             scales,
+            reaches,
             outliers: prepared.settings.outliers,
             values: target.to_vec(),
             viterbi: Viterbi::default(),
@@ -102,7 +150,8 @@ impl<'a> BlockTask<'a> {
         let mut coarse_total = (parts > 0).then(|| lanes(1, steps));
         for part in (1..=parts).rev() {
             let ratio = ((COARSE_LOG2 * part as i32) as f32).exp2();
-            self.viterbi.search(trellis, y, inverse / ratio, &self.block.lengths, &mut self.best);
+            let lengths = &self.block.lengths;
+            self.viterbi.search(trellis, f32::INFINITY, y, inverse / ratio, lengths, &mut self.best);
             let width = (step * pivot) as f32 * ratio;
             self.out.coarse.push((column, part, self.best.iter().map(|m| m.map(|m| m as i32)).collect()));
             for (total, (y, m)) in coarse_total.iter_mut().flatten().zip(y.iter_mut().zip(&self.best)) {
@@ -112,7 +161,9 @@ impl<'a> BlockTask<'a> {
                 }
             }
         }
-        self.viterbi.search(trellis, y, inverse, &self.block.lengths, &mut self.best);
+        // What coarse parts leave is of another size than the column.
+        let reach = if parts > 0 { f32::INFINITY } else { self.reaches[column] };
+        self.viterbi.search(trellis, reach, y, inverse, &self.block.lengths, &mut self.best);
         let step = step as f32;
         let fine = &mut self.out.fine[column * steps..][..steps];
         for ((y, m), fine) in y.iter_mut().zip(&self.best).zip(fine) {
@@ -146,12 +197,16 @@ impl<'a> BlockTask<'a> {
 }
 
 /// Gathers the blocks' integers into stream columns; columns and parts that are all zero are dropped.
-fn assemble(prepared: &Prepared<'_>, scales: &ColumnScales, blocks: Vec<BlockIntegers>) -> QuantizedMatrix {
-    let rows = prepared.layer.rows;
+fn assemble(
+    prepared: &Prepared<'_>,
+    scales: &ColumnScales,
+    rows: Rows<'_>,
+    found: Vec<BlockIntegers>,
+) -> QuantizedMatrix {
     let column = |live: usize, part: usize| {
-        let mut integers = vec![0i32; rows];
+        let mut integers = vec![0i32; rows.count];
         let mut any = false;
-        for (block, result) in prepared.blocks.iter().zip(&blocks) {
+        for (block, result) in rows.blocks.iter().zip(&found) {
             let steps = block.steps;
             let found = if part == 0 {
                 Some(&result.fine[live * steps..][..steps])
@@ -168,7 +223,7 @@ fn assemble(prepared: &Prepared<'_>, scales: &ColumnScales, blocks: Vec<BlockInt
         scale.filter(|_| any).map(|scale| StreamColumn { input: prepared.live[live], scale, integers })
     };
     let mut coarse: Vec<(usize, usize)> =
-        blocks.iter().flat_map(|b| b.coarse.iter().map(|c| (c.0, c.1))).collect();
+        found.iter().flat_map(|b| b.coarse.iter().map(|c| (c.0, c.1))).collect();
     coarse.sort_unstable();
     coarse.dedup();
     let fine = (0..prepared.live.len()).map(|live| (live, 0));
@@ -176,13 +231,13 @@ fn assemble(prepared: &Prepared<'_>, scales: &ColumnScales, blocks: Vec<BlockInt
     let stream: Vec<StreamColumn> =
         parts.into_par_iter().filter_map(|(live, part)| column(live, part)).collect();
     QuantizedMatrix {
-        rows,
+        rows: rows.count,
         columns: prepared.layer.columns,
-        geometry: prepared.settings.geometry,
+        geometry: rows.geometry,
         trellis: prepared.settings.method.trellis(),
         tensor_scale: scales.tensor_scale,
         column_scale_kind: scales.kind,
         stream,
-        row_scales: prepared.stored_row_scales(),
+        row_scales: rows.scales,
     }
 }

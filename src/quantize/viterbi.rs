@@ -10,6 +10,7 @@
 //! linear over the bits of the state: with s = (s2 s1 s0), the next state is (s0, s2 ^ b, s1 ^ s0). Hence the
 //! predecessors of a state t are s = (w, t0 ^ t2, t2) for w = 0, 1, reached with b = t1 ^ w.
 
+pub use super::pair_search::PAIR_PENALTY;
 use super::pair_search::{self, Paths};
 use crate::payload::Trellis;
 use pulp::{Simd, WithSimd};
@@ -46,9 +47,12 @@ impl Viterbi {
     /// beyond a lane's length are unspecified.
     ///
     /// `inverse_step` is `1 / step_size`. `targets` and `integers` have the same length, at least the longest path.
+    /// For [`Trellis::Pairs`], pairs (m, m') with m² + m'² above `reach`, which escapes are likely to code, cost
+    /// [`PAIR_PENALTY`] more; other trellises do not look at it.
     pub fn search(
         &mut self,
         trellis: Trellis,
+        reach: f32,
         targets: &[Lanes],
         inverse_step: f32,
         lengths: &[usize; LANES],
@@ -57,13 +61,22 @@ impl Viterbi {
         let steps = targets.len().next_multiple_of(2);
         self.decisions.resize(steps.max(self.decisions.len()), [0; LANES]);
         let decisions = &mut self.decisions[..steps];
-        pulp::Arch::new().dispatch(Search { trellis, targets, inverse_step, lengths, decisions, integers });
+        pulp::Arch::new().dispatch(Search {
+            trellis,
+            reach,
+            targets,
+            inverse_step,
+            lengths,
+            decisions,
+            integers,
+        });
     }
 }
 
 /// One call of [`Viterbi::search`], compiled once for each instruction set.
 struct Search<'a> {
     trellis: Trellis,
+    reach: f32,
     targets: &'a [Lanes],
     inverse_step: f32,
     lengths: &'a [usize; LANES],
@@ -81,11 +94,15 @@ impl WithSimd for Search<'_> {
             Trellis::EightState => self.eight_states(simd),
             Trellis::Pairs => {
                 let shortest = self.lengths.iter().copied().min().unwrap_or(0);
-                let Self { targets, inverse_step, lengths, .. } = self;
-                let paths = Paths { targets, inverse_step, lengths, shortest };
+                let Self { reach, targets, inverse_step, lengths, .. } = self;
+                let paths = Paths { reach, targets, inverse_step, lengths, shortest };
                 let mut end = [0; LANES];
                 for first in (0..LANES).step_by(S::F32_LANES) {
-                    pair_search::forward(simd, first, paths, self.decisions, &mut end);
+                    if reach.is_finite() {
+                        pair_search::forward::<S, true>(simd, first, paths, self.decisions, &mut end);
+                    } else {
+                        pair_search::forward::<S, false>(simd, first, paths, self.decisions, &mut end);
+                    }
                     pair_search::backward(simd, first, paths, &end, self.decisions, self.integers);
                 }
             }
@@ -277,25 +294,42 @@ mod tests {
         (0..count).map(|_| width * next()).collect()
     }
 
+    /// What pairs beyond the reach cost.
+    fn penalties(reach: f32, integers: &[f64]) -> f64 {
+        let beyond = |pair: &&[f64]| pair.iter().map(|m| m * m).sum::<f64>() > f64::from(reach);
+        f64::from(PAIR_PENALTY) * integers.chunks(2).filter(beyond).count() as f64
+    }
+
     /// Least cost over all paths, by trying every bit sequence with the nearest integer of each residue.
-    fn brute_force(trellis: Trellis, targets: &[f32]) -> f64 {
+    fn brute_force(trellis: Trellis, reach: f32, targets: &[f32]) -> f64 {
         let mut least = f64::INFINITY;
         for bits in 0u32..1 << targets.len() {
-            let (mut state, mut cost) = (0u8, 0.0);
+            let (mut state, mut cost, mut integers) = (0u8, 0.0, Vec::new());
             for (step, &x) in targets.iter().enumerate() {
                 let residue = 2 * ((bits >> step) & 1) as i32 + trellis.parity(state);
                 let m = ((f64::from(x) - f64::from(residue)) / 4.0).round() as i32 * 4 + residue;
                 cost += (f64::from(x) - f64::from(m)).powi(2);
+                integers.push(f64::from(m));
                 state = trellis.next(state, m);
             }
-            least = least.min(cost);
+            least = least.min(cost + penalties(reach, &integers));
         }
         least
     }
 
     fn run(trellis: Trellis, targets: &[Lanes], inverse_step: f32, lengths: &[usize; LANES]) -> Vec<Lanes> {
+        run_within(trellis, f32::INFINITY, targets, inverse_step, lengths)
+    }
+
+    fn run_within(
+        trellis: Trellis,
+        reach: f32,
+        targets: &[Lanes],
+        inverse_step: f32,
+        lengths: &[usize; LANES],
+    ) -> Vec<Lanes> {
         let mut integers = vec![[f32::NAN; LANES]; targets.len()];
-        Viterbi::default().search(trellis, targets, inverse_step, lengths, &mut integers);
+        Viterbi::default().search(trellis, reach, targets, inverse_step, lengths, &mut integers);
         integers
     }
 
@@ -327,7 +361,7 @@ mod tests {
                 for (lane, &length) in lengths.iter().enumerate() {
                     let column: Vec<f32> = targets[..length].iter().map(|t| t[lane]).collect();
                     let found = cost(trellis, &targets, &integers, lane, length);
-                    let best = brute_force(trellis, &column);
+                    let best = brute_force(trellis, f32::INFINITY, &column);
                     assert!(
                         (found - best).abs() <= 1e-4 * best.max(1.0),
                         "{trellis:?}, seed {seed}, lane {lane}: {found} {best}"
@@ -338,15 +372,40 @@ mod tests {
     }
 
     #[test]
+    fn pairs_within_reach_are_preferred_at_their_price() {
+        let lengths = [11, 10, 9, 5, 2, 1, 0, 11];
+        let mut differences = 0;
+        for (seed, (reach, width)) in
+            (0..).zip([(8.0, 4.0), (20.0, 6.0), (77.0, 9.0), (0.0, 3.0), (26.0, 40.0), (2.0, 2.5)])
+        {
+            let values = numbers(11 * LANES, width, seed);
+            let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
+            let integers = run_within(Trellis::Pairs, reach, &targets, 1.0, &lengths);
+            let free = run(Trellis::Pairs, &targets, 1.0, &lengths);
+            for (lane, &length) in lengths.iter().enumerate() {
+                let column: Vec<f32> = targets[..length].iter().map(|t| t[lane]).collect();
+                let path: Vec<f64> = integers[..length].iter().map(|m| f64::from(m[lane])).collect();
+                let found = cost(Trellis::Pairs, &targets, &integers, lane, length) + penalties(reach, &path);
+                let best = brute_force(Trellis::Pairs, reach, &column);
+                assert!((found - best).abs() <= 1e-4 * best.max(1.0), "reach {reach}: {found} {best}");
+                differences += (0..length).filter(|&i| integers[i][lane] != free[i][lane]).count();
+            }
+        }
+        assert!(differences > 50, "{differences} integers differ from those of a free search");
+    }
+
+    #[test]
     fn narrow_vectors_find_the_same_paths() {
         let values = numbers(75 * LANES, 9.0, 3);
         let targets: Vec<Lanes> = values.chunks_exact(LANES).map(|c| c.try_into().unwrap()).collect();
         let lengths = &[75, 74, 60, 5, 2, 1, 0, 75];
-        for trellis in [Trellis::EightState, Trellis::Pairs] {
-            let wide = run(trellis, &targets, 0.7, lengths);
+        let searches =
+            [(Trellis::EightState, f32::INFINITY), (Trellis::Pairs, f32::INFINITY), (Trellis::Pairs, 45.0)];
+        for (trellis, reach) in searches {
+            let wide = run_within(trellis, reach, &targets, 0.7, lengths);
             let (targets, inverse_step) = (&targets, 0.7);
             let (decisions, integers) = (&mut vec![[0; LANES]; 76], &mut vec![[0.0; LANES]; 75]);
-            Search { trellis, targets, inverse_step, lengths, decisions, integers }
+            Search { trellis, reach, targets, inverse_step, lengths, decisions, integers }
                 .with_simd(pulp::Scalar::new());
             for (lane, &length) in lengths.iter().enumerate() {
                 assert!(

@@ -119,10 +119,48 @@ pub(super) fn choose(
     matrix: &QuantizedMatrix<CompactColumn>,
     options: &EncodeOptions,
 ) -> (Vec<ChosenClass>, Vec<u8>) {
+    let mut classes = Vec::new();
+    let mut class_of = vec![0u8; matrix.stream.len()];
+    for group in groups(matrix, options, 1.0) {
+        group.members.iter().for_each(|&c| class_of[c] = classes.len() as u8);
+        let (standard, table) = group.counts.best_table();
+        classes.push(ChosenClass { standard, table, chunks: group.chunks });
+    }
+    (classes, class_of)
+}
+
+/// For each stream column of a sample, in which each row stands for `rows_each` rows: the largest m² + m'² of pairs
+/// (m, m') that are frequent enough for slots of their own in the table of the column's class. Infinite where the class
+/// does better with a single table.
+pub fn pair_reaches(
+    sample: &QuantizedMatrix<CompactColumn>,
+    options: &EncodeOptions,
+    rows_each: f64,
+) -> Vec<f32> {
+    let mut reaches = vec![f32::INFINITY; sample.stream.len()];
+    for group in groups(sample, options, rows_each) {
+        let (_, table) = group.counts.best_table();
+        let Some(pairs) = group.counts.pairs.as_ref().filter(|_| table.pairs().is_some()) else { continue };
+        let reach = pairs.reach();
+        group.members.iter().for_each(|&c| reaches[c] = reach);
+    }
+    reaches
+}
+
+/// Columns that share a class.
+struct Group {
+    counts: Counts,
+    /// Stream columns.
+    members: Vec<usize>,
+    chunks: usize,
+}
+
+/// Cuts the columns, sorted by size, into groups; `rows_each` rows are as each of the matrix.
+fn groups(matrix: &QuantizedMatrix<CompactColumn>, options: &EncodeOptions, rows_each: f64) -> Vec<Group> {
     let threads = options.threads.max(1);
     let columns = matrix.stream.len();
     if columns == 0 {
-        return (Vec::new(), Vec::new());
+        return Vec::new();
     }
     let width = matrix.geometry.columns_per_chunk();
     let sizes: Vec<u64> =
@@ -143,27 +181,24 @@ pub(super) fn choose(
         };
         range.map(count).collect()
     });
-    let mut penalty = CLASS_BITS + CLASS_BITS_PER_COLUMN * columns as f64 / 4.0;
+    let mut penalty = (CLASS_BITS + CLASS_BITS_PER_COLUMN * columns as f64 / 4.0) / rows_each;
     let costs: Vec<&[f64]> = counted.iter().map(|(_, costs)| costs.as_slice()).collect();
-    let mut groups = segment(&costs, penalty);
-    while groups.len() > MAX_CLASSES {
+    let mut cut = segment(&costs, penalty);
+    while cut.len() > MAX_CLASSES {
         penalty *= 1.5;
-        groups = segment(&costs, penalty);
+        cut = segment(&costs, penalty);
     }
-    let mut classes = Vec::with_capacity(groups.len());
-    let mut class_of = vec![0u8; columns];
     let mut first = 0;
-    for (index, chunks) in groups.into_iter().enumerate() {
-        let mut counts = Counts::new(matrix.trellis, options);
+    let group = |chunks: usize| {
+        let mut group = Group { counts: Counts::new(matrix.trellis, options), members: Vec::new(), chunks };
         for (chunk, (here, _)) in counted.iter().enumerate().skip(first).take(chunks) {
-            counts.merge(here);
-            members(chunk).iter().for_each(|&c| class_of[c] = index as u8);
+            group.counts.merge(here);
+            group.members.extend(members(chunk));
         }
-        let (standard, table) = counts.best_table();
-        classes.push(ChosenClass { standard, table, chunks });
         first += chunks;
-    }
-    (classes, class_of)
+        group
+    };
+    cut.into_iter().map(group).collect()
 }
 
 /// Counts of the indices of some stream columns.

@@ -1,12 +1,8 @@
 //! Best pair table for a histogram.
 
 use super::fit::frequencies;
-use super::pair_histogram::{indices, nearest, PairCodes, PairHistogram, CELLS};
+use super::pair_histogram::{indices, nearest, PairCodes, PairHistogram, CELLS, LEAST_SHARE};
 use crate::payload::table::{ClassTable, PairGrid, MAX_PAIRS};
-
-/// Pairs rarer than this share of their parity get no slot. A slot costs all others log2(256 / 255) = .0056 bit; an
-/// escape costs a pair about ten bits more than a slot.
-const LEAST_SHARE: f64 = 1.0 / 1600.0;
 
 /// A good pair table for `histogram`, and its cost in bits with ideal code lengths.
 pub(crate) fn best_pair_table(histogram: &PairHistogram) -> (ClassTable, f64) {

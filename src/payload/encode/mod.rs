@@ -20,6 +20,7 @@ use super::side_information::{self, ColumnEntry};
 use super::{QuantizedMatrix, Trellis, MAX_INTEGER};
 use std::fmt;
 
+pub use classes::pair_reaches;
 pub use compact::CompactColumn;
 
 /// Why a matrix cannot be encoded.

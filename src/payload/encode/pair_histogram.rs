@@ -1,7 +1,12 @@
 //! Counts of pairs of trellis indices, and the code lengths of a pair table.
 
 use super::histogram::{clip_index, escape_bits};
-use crate::payload::table::{ClassTable, Pair, PairGrid, MAX_SIDE};
+use crate::payload::table::{ClassTable, Pair, PairGrid, MAX_PAIRS, MAX_SIDE};
+use std::collections::BTreeMap;
+
+/// Pairs rarer than this share of their parity get no slot. A slot costs all others log2(256 / 255) = .0056 bit; an
+/// escape costs a pair about ten bits more than a slot.
+pub(super) const LEAST_SHARE: f64 = 1.0 / 1600.0;
 
 /// Indices counted one by one: `FIRST..=LAST`, as many as a grid can hold.
 pub(super) const FIRST: i32 = -(MAX_SIDE as i32) / 2;
@@ -57,6 +62,33 @@ impl PairHistogram {
             counts.iter_mut().zip(others).for_each(|(a, b)| *a += b);
         }
         self.outside += other.outside;
+    }
+
+    /// How far pairs reach: the largest m² + m'² whose pairs, on average over those of one parity that are as large,
+    /// still deserve a slot, and that fit in a table with all smaller ones. Infinite for an empty histogram.
+    pub(crate) fn reach(&self) -> f32 {
+        let mut reach = f32::INFINITY;
+        for (q, counts) in self.counts.iter().enumerate() {
+            let total: f64 = counts.iter().sum();
+            // Pairs of a size: how many there are, and how often they occur.
+            let mut sizes: BTreeMap<i32, (f64, f64)> = BTreeMap::new();
+            for (at, count) in counts.iter().enumerate() {
+                let size = indices(at).iter().map(|k| (2 * k + q as i32).pow(2)).sum();
+                let (pairs, occurrences) = sizes.entry(size).or_default();
+                (*pairs, *occurrences) = (*pairs + 1.0, *occurrences + count);
+            }
+            let mut smaller = 0.0;
+            for (&size, &(pairs, occurrences)) in &sizes {
+                smaller += pairs;
+                if smaller > MAX_PAIRS as f64 {
+                    break;
+                }
+                if occurrences > LEAST_SHARE * total * pairs {
+                    reach = if reach.is_finite() { reach.max(size as f32) } else { size as f32 };
+                }
+            }
+        }
+        reach
     }
 
     /// Bits that a table with these `codes` needs, escapes included; ideal code lengths.
