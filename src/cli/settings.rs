@@ -44,7 +44,7 @@ pub(super) struct Settings {
     #[command(flatten)]
     pub(super) calibration: CalibrationArguments,
     /// How the integers are coded: `size` for the least bits, `speed` for pairs of weights under one symbol, which
-    /// decode faster, wherever that is possible (at up to .7 % of the file and a quarter more time to quantize), or
+    /// decode faster, wherever that is possible (at up to .7 % of the file and a fifth more time), or
     /// `balance`: pairs where they cost next to nothing.
     #[arg(long, value_name = "WHAT", default_value = "balance", value_parser = ["size", "balance", "speed"])]
     pub(super) prefer: String,

@@ -96,8 +96,8 @@ pub struct Settings {
     pub outliers: Outliers,
     /// What the encoder will pay for pair tables, as
     /// [`EncodeOptions::worth_of_pairs`](crate::payload::encode::EncodeOptions::worth_of_pairs): where it will take
-    /// them, the search avoids most of the pairs that they do not hold, which leaves two thirds of the escapes or
-    /// fewer at about the same rate and error. `None`: it minds the squared error alone.
+    /// them, the search avoids most of the pairs that they do not hold, which leaves on average two thirds of the
+    /// escapes at about the same rate and error. `None`: it minds the squared error alone.
     pub worth_of_pairs: Option<f64>,
     /// One trellis path per column instead of the geometry's: for studies, such a matrix cannot be encoded.
     pub whole_column_paths: bool,
