@@ -210,7 +210,7 @@ fn escapes_in_bursts_are_the_contract_too() {
 }
 
 #[test]
-fn integers_beyond_the_range_are_refused_wherever_their_escape_stands() {
+fn gaps_without_end_and_integers_beyond_the_range_are_refused() {
     // Six tiles of zeros with twenty escapes each; one of them in the third tile has a size to be tried.
     let (rows, columns, steps) = (6 * 32, 64, 32);
     let runs = || vec![(0, 255), (1, 1)];
@@ -230,6 +230,20 @@ fn integers_beyond_the_range_are_refused_wherever_their_escape_stands() {
         extra: vec![],
         row_scales: vec![],
     };
+    // Lists of zeros: gaps without an end.
+    for length in [1, 8, 9, 15, 16, 40] {
+        let mut section = plan.section();
+        section.tiles.iter_mut().for_each(|tile| tile.escapes = vec![0; 1 + length]);
+        let bytes = payload(rows, columns, &[section.bytes()]);
+        let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+        let matrix = &payload.matrices()[0];
+        let expected = KernelError::Payload(matrix.check_tile(0).unwrap_err());
+        for isa in Isa::all_available() {
+            let plan = PreparedMatrix::with_isa(matrix, isa);
+            let done = plan.matvec_threads(&vec![1.0; columns], &mut vec![0.0; rows], 1);
+            assert_eq!(done, Err(expected.clone()), "{isa} {length}");
+        }
+    }
     for quarter in [2_097_150, 2_097_151, 2_097_152, 4_194_303] {
         for odd in [0, 1] {
             let mut section = plan.section();

@@ -130,9 +130,6 @@ impl<'b> EscapeList<'b> {
         if !self.is_there {
             return Some(false);
         }
-        if self.gap_bits > MOST_GAP_BITS {
-            return None;
-        }
         let window = self.window(self.at);
         // A list that is there holds one escape at least.
         if window == 0 && self.at + 8 > end && self.at > 0 {

@@ -132,7 +132,7 @@ pub(in super::super) unsafe fn add_escapes(lists: &mut [EscapeList<'_>], sums: &
         let skipped = _mm512_add_epi64(next, _mm512_sllv_epi64(zeros, gap_bits));
         let (mut going, mut used) = (active, zero);
         for _ in 0..SEVERAL {
-            // As `Bits::parse`. Lanes that are not whole or not well formed stop, and their numbers are ignored.
+            // As `EscapeList::parse`. Lanes that are not whole or not well formed stop, and their numbers are ignored.
             let quotient = trailing_zeros(window);
             let head = _mm512_add_epi64(quotient, gap_and_one);
             let rest = _mm512_srlv_epi64(window, head);
