@@ -72,6 +72,10 @@ enum wsic_isa
    * AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and BITALG.
    */
   WSIC_ISA_AVX512 = 3,
+  /**
+   * The same with lookups that suit Intel's processors better.
+   */
+  WSIC_ISA_AVX512_VPERMB = 4,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

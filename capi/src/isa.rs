@@ -18,14 +18,17 @@ pub enum Isa {
     Avx2Vnni = 2,
     /// AVX-512 F, BW, DQ, VL, VBMI, VBMI2, VNNI and BITALG.
     Avx512 = 3,
+    /// The same with lookups that suit Intel's processors better.
+    Avx512Vpermb = 4,
 }
 
 /// Each instruction set as this interface and as the kernels name it, and its name with a zero byte.
-const ISAS: [(Isa, kernels::Isa, &str); 4] = [
+const ISAS: [(Isa, kernels::Isa, &str); 5] = [
     (Isa::Scalar, kernels::Isa::Scalar, "scalar\0"),
     (Isa::Avx2, kernels::Isa::Avx2, "avx2\0"),
     (Isa::Avx2Vnni, kernels::Isa::Avx2Vnni, "avx2-vnni\0"),
     (Isa::Avx512, kernels::Isa::Avx512, "avx512\0"),
+    (Isa::Avx512Vpermb, kernels::Isa::Avx512Vpermb, "avx512-vpermb\0"),
 ];
 
 fn from_code(code: i32) -> Option<kernels::Isa> {

@@ -40,7 +40,7 @@ struct Kernels {
     /// Bits per weight of the synthetic matrices, 0.5 to 7.
     #[arg(long, value_name = "BITS", value_parser = parse_bits, value_delimiter = ',', default_value = "2.1")]
     bits: Vec<f64>,
-    /// Instruction sets: scalar, avx2, avx2-vnni, avx512 (default: all that this machine has).
+    /// Instruction sets: scalar, avx2, avx2-vnni, avx512, avx512-vpermb (default: all that this machine has).
     #[arg(long, value_name = "NAME", value_parser = parse_isa, value_delimiter = ',')]
     isa: Vec<Isa>,
     /// Operations: decode, matvec, matmul, get_rows, open, prepare.
@@ -148,7 +148,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 
 fn parse_isa(text: &str) -> Result<Isa, String> {
     let isa = Isa::from_name(text)
-        .ok_or_else(|| format!("'{text}': expected scalar, avx2, avx2-vnni or avx512"))?;
+        .ok_or_else(|| format!("'{text}': expected scalar, avx2, avx2-vnni, avx512 or avx512-vpermb"))?;
     if isa.available() {
         Ok(isa)
     } else {

@@ -88,7 +88,7 @@ Examples:
 
 Results go to standard output, progress and messages to standard error; --json prints results as JSON.
 Exit codes: 0 success, 1 failure (an error, or a check that failed), 2 wrong usage.
-Environment: WSIC_THREADS (as --threads), WSIC_ISA (scalar, avx2, avx2-vnni or avx512), NO_COLOR (no colours).";
+Environment: WSIC_THREADS (as --threads), WSIC_ISA (scalar, avx2, avx2-vnni, avx512 or avx512-vpermb), NO_COLOR (no colours).";
 
 /// All commands with their arguments, for documents made from them.
 pub fn command() -> clap::Command {

@@ -20,7 +20,7 @@ pub(super) const fn interleave(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx2Vnni => avx2::INTERLEAVE,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::INTERLEAVE,
+        Isa::Avx512 | Isa::Avx512Vpermb => avx512::INTERLEAVE,
         _ => scalar::INTERLEAVE,
     }
 }
@@ -59,7 +59,7 @@ pub(super) fn add_escapes(isa: Isa, lists: &mut [EscapeList<'_>], sums: &mut Esc
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512::add_escapes(lists, sums) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::add_escapes(lists, sums) },
         // The others leave them all to `PreparedMatrix::visit_rest`.
         _ => false,
     }
@@ -101,7 +101,7 @@ pub(super) fn dot(
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512::dot(class, chunks, steps, states, operands) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::dot(class, chunks, steps, states, operands) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::dot(class, chunks, steps, states, operands) },
@@ -115,7 +115,9 @@ pub(super) fn flush(isa: Isa, accumulators: &[i32], columns_per_chunk: usize, sc
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
         // slices hold.
-        Isa::Avx512 => unsafe { avx512::flush(accumulators, columns_per_chunk, scale, sums) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe {
+            avx512::flush(accumulators, columns_per_chunk, scale, sums)
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe {
@@ -154,7 +156,7 @@ pub(super) fn decode(
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512::decode(class, chunks, steps, states, target) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::decode(class, chunks, steps, states, target) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::decode(class, chunks, steps, states, target) },
@@ -168,7 +170,7 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel only visits what the slice holds.
-        Isa::Avx512 => unsafe { avx512::rearrange(values, columns_per_chunk) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::rearrange(values, columns_per_chunk) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::rearrange(values, columns_per_chunk) },
@@ -184,7 +186,7 @@ pub(super) fn quantize(isa: Isa, parts: &mut [Group]) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets.
-        Isa::Avx512 => unsafe { avx512::quantize(parts) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::quantize(parts) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::quantize(parts) },
@@ -197,7 +199,7 @@ pub(super) fn split(isa: Isa, group: &mut Group) -> f32 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets.
-        Isa::Avx512 => unsafe { avx512::split(group) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::split(group) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::split(group) },
@@ -208,7 +210,7 @@ pub(super) fn split(isa: Isa, group: &mut Group) -> f32 {
 /// Places of the rows of a panel, as [`multiply`] leaves them.
 pub(super) fn lanes_of_panel(isa: Isa, columns_per_chunk: usize) -> [usize; PANEL_ROWS] {
     match isa {
-        Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 if columns_per_chunk == 16 => {
+        Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Avx512Vpermb if columns_per_chunk == 16 => {
             std::array::from_fn(|row| row / 4 + row % 4 * 4)
         }
         _ => std::array::from_fn(|row| row),
@@ -231,7 +233,7 @@ pub(super) fn multiply(isa: Isa, product: &Product<'_>, sums: &mut [f32], batch:
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; sizes were checked above.
-        Isa::Avx512 => unsafe { avx512::multiply(product, sums, batch) },
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::multiply(product, sums, batch) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { avx2::multiply(product, sums, batch, Vnni::None) },

@@ -73,7 +73,10 @@ impl<'a> PreparedMatrix<'a> {
                     Tables::Avx2(Box::new(Avx2Table::new(class.table(), matrix.trellis())))
                 }
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis()))),
+                Isa::Avx512 | Isa::Avx512Vpermb => {
+                    let split = isa == Isa::Avx512Vpermb;
+                    Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis(), split)))
+                }
                 _ => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
             },
         };

@@ -9,7 +9,9 @@
 //! Several tiles advance together, operation by operation: one alone is a chain of dependent instructions, and several
 //! chains one after the other exceed what processors look ahead. The order of instructions in the source matters, and
 //! so does their kind: on Zen 4 multiplications and mask tests share two pipes, lookups two others, and shifts the
-//! fourth with one of those, so that it pays to replace one by another where that evens the load.
+//! fourth with one of those, so that it pays to replace one by another where that evens the load. Intel's processors have
+//! two pipes for all of it and take three operations for a `vpermi2b`: with `SPLIT` (`Isa::Avx512Vpermb`) two masked `vpermb`
+//! stand for one of a table, shifts and selections for those that put bytes together.
 
 mod escapes;
 mod flush;
@@ -118,23 +120,41 @@ unsafe fn by_count<const TERMS: usize>(
     // SAFETY: passed on from the caller.
     unsafe {
         match states.len() {
-            6 => by_table::<6, TERMS>(class, chunks, steps, activations, states, target),
-            5 => by_table::<5, TERMS>(class, chunks, steps, activations, states, target),
-            4 => by_table::<4, TERMS>(class, chunks, steps, activations, states, target),
-            3 => by_table::<3, TERMS>(class, chunks, steps, activations, states, target),
-            2 => by_table::<2, TERMS>(class, chunks, steps, activations, states, target),
+            6 => by_split::<6, TERMS>(class, chunks, steps, activations, states, target),
+            5 => by_split::<5, TERMS>(class, chunks, steps, activations, states, target),
+            4 => by_split::<4, TERMS>(class, chunks, steps, activations, states, target),
+            3 => by_split::<3, TERMS>(class, chunks, steps, activations, states, target),
+            2 => by_split::<2, TERMS>(class, chunks, steps, activations, states, target),
             _ => {
                 for (index, state) in states.iter_mut().enumerate() {
                     let target = Target { base: target.base.add(index * target.tile_stride), ..target };
                     let state = std::slice::from_mut(state);
-                    by_table::<1, TERMS>(class, chunks, steps, activations, state, target);
+                    by_split::<1, TERMS>(class, chunks, steps, activations, state, target);
                 }
             }
         }
     }
 }
 
-unsafe fn by_table<const N: usize, const TERMS: usize>(
+unsafe fn by_split<const N: usize, const TERMS: usize>(
+    class: &ClassPlan,
+    chunks: usize,
+    steps: usize,
+    activations: &[i8],
+    states: &mut [TileState<'_>],
+    target: Target,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if table_of(class).split {
+            by_table::<N, TERMS, true>(class, chunks, steps, activations, states, target);
+        } else {
+            by_table::<N, TERMS, false>(class, chunks, steps, activations, states, target);
+        }
+    }
+}
+
+unsafe fn by_table<const N: usize, const TERMS: usize, const SPLIT: bool>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
@@ -149,22 +169,22 @@ unsafe fn by_table<const N: usize, const TERMS: usize>(
     unsafe {
         match (table.lookup, general) {
             (Lookup::Few, false) => {
-                run::<N, FEW, false, TERMS>(class, chunks, steps, activations, states, target);
+                run::<N, FEW, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
             (Lookup::Simple, false) => {
-                run::<N, SIMPLE, false, TERMS>(class, chunks, steps, activations, states, target);
+                run::<N, SIMPLE, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
             (Lookup::Simple, true) => {
-                run::<N, SIMPLE, true, TERMS>(class, chunks, steps, activations, states, target);
+                run::<N, SIMPLE, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
             (Lookup::Any | Lookup::Few, _) => {
-                run::<N, ANY, true, TERMS>(class, chunks, steps, activations, states, target);
+                run::<N, ANY, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
             (Lookup::Pairs, false) => {
-                pairs::run::<N, false, TERMS>(class, chunks, steps, activations, states, target);
+                pairs::run::<N, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
             (Lookup::Pairs, true) => {
-                pairs::run::<N, true, TERMS>(class, chunks, steps, activations, states, target);
+                pairs::run::<N, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
             }
         }
     }
@@ -182,6 +202,19 @@ fn load(bytes: &Bytes64) -> __m512i {
     unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
 }
 
+/// Bytes of two registers of a table. Which one is told by bit 6 of the index, or with `SPLIT` by `upper`, the lanes that take
+/// the second one's.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn look_up<const SPLIT: bool>(index: __m512i, table: &[__m512i; 2], upper: __mmask64) -> __m512i {
+    if SPLIT {
+        let below = _mm512_permutexvar_epi8(index, table[0]);
+        _mm512_mask_permutexvar_epi8(below, upper, index, table[1])
+    } else {
+        _mm512_permutex2var_epi8(table[0], index, table[1])
+    }
+}
+
 /// The attribute of each lane's run.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vbmi")]
@@ -196,7 +229,13 @@ fn attribute<const LOOKUP: u8>(run: __m512i, table: &[__m512i; 2]) -> __m512i {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS: usize>(
+unsafe fn run<
+    const N: usize,
+    const LOOKUP: u8,
+    const GENERAL: bool,
+    const TERMS: usize,
+    const SPLIT: bool,
+>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
@@ -251,14 +290,20 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
         let [mut now, mut then] = transitions;
         for _ in 0..steps {
             let mut run = [zero; N];
-            // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores bit 7.
+            // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores what else there is.
+            let mut odd = [0; N];
             for k in 0..N {
                 let slot = _mm512_srli_epi16::<2>(low[k]);
-                run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
+                if SPLIT {
+                    run[k] = slot;
+                    odd[k] = _mm512_movepi8_mask(trellis[k]);
+                } else {
+                    run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
+                }
             }
             if LOOKUP != ANY {
                 for k in 0..N {
-                    run[k] = _mm512_permutex2var_epi8(runs[0], run[k], runs[1]);
+                    run[k] = look_up::<SPLIT>(run[k], &runs, odd[k]);
                 }
                 // The sum is 4 times the run and something below 4. Bits that the shift takes from the neighbour are
                 // ignored by the lookups.
@@ -271,10 +316,10 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             } else {
                 for k in 0..N {
                     let before = _mm512_and_si512(
-                        _mm512_permutex2var_epi8(starts[0], run[k], starts[1]),
+                        look_up::<SPLIT>(run[k], &starts, odd[k]),
                         _mm512_permutexvar_epi8(low[k], up_to_slot),
                     );
-                    let first = _mm512_permutex2var_epi8(runs[0], run[k], runs[1]);
+                    let first = look_up::<SPLIT>(run[k], &runs, odd[k]);
                     run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
                 }
             }
@@ -307,7 +352,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             for k in 0..N {
                 rank[k] = _mm512_sub_epi8(low[k], attribute::<LOOKUP>(run[k], &rank_base));
             }
-            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
+            advance::<N, GENERAL, SPLIT>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.add(64);
             from = from.wrapping_add(from_step);
             (now, then) = (then, now);
@@ -331,7 +376,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-unsafe fn advance<const N: usize, const GENERAL: bool>(
+unsafe fn advance<const N: usize, const GENERAL: bool, const SPLIT: bool>(
     frequency: &[__m512i; N],
     rank: &[__m512i; N],
     high: &mut [__m512i; N],
@@ -363,12 +408,16 @@ unsafe fn advance<const N: usize, const GENERAL: bool>(
     let mut refill = [0; N];
     for k in 0..N {
         // One or two tiles wait for results: the quicker way is faster, else the one with fewer instructions.
-        high[k] = if N <= 2 {
+        high[k] = if N <= 2 || SPLIT {
             _mm512_mask_mov_epi8(odd[k], EVEN, _mm512_srli_epi16::<8>(even[k]))
         } else {
             _mm512_permutex2var_epi8(even[k], high_of_both, odd[k])
         };
-        low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
+        low[k] = if SPLIT {
+            _mm512_ternarylogic_epi32::<0xE4>(even[k], _mm512_slli_epi16::<8>(odd[k]), low_bytes)
+        } else {
+            _mm512_permutex2var_epi8(even[k], low_of_both, odd[k])
+        };
         refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
     }
     for k in 0..N {

@@ -5,7 +5,7 @@
 //! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
 //! take 25 for 64.
 
-use super::{advance, load, start_values, table_of, ClassPlan, Target, INDEX_BIT};
+use super::{advance, load, look_up, start_values, table_of, ClassPlan, Target, INDEX_BIT};
 use crate::kernels::activations::lanes_of_term;
 use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize>(
+pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize, const SPLIT: bool>(
     class: &ClassPlan,
     chunks: usize,
     steps: usize,
@@ -64,23 +64,29 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
             // The last pair has no second step if their number is odd.
             let whole = 2 * pair + 1 < steps;
             let mut run = [zero; N];
-            // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores bit 7.
+            // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores what else there is.
+            let mut odd = [0; N];
             for k in 0..N {
                 let slot = _mm512_srli_epi16::<2>(low[k]);
-                run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
+                if SPLIT {
+                    run[k] = slot;
+                    odd[k] = _mm512_movepi8_mask(trellis[k]);
+                } else {
+                    run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
+                }
             }
             for k in 0..N {
                 let before = _mm512_and_si512(
-                    _mm512_permutex2var_epi8(starts[0], run[k], starts[1]),
+                    look_up::<SPLIT>(run[k], &starts, odd[k]),
                     _mm512_permutexvar_epi8(low[k], up_to_slot),
                 );
-                let first = _mm512_permutex2var_epi8(runs[0], run[k], runs[1]);
+                let first = look_up::<SPLIT>(run[k], &runs, odd[k]);
                 run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
             }
             // Values, their products and the next trellis state: nothing below needs them, and registers are few.
             for k in 0..N {
-                let u = _mm512_permutex2var_epi8(first_value[0], run[k], first_value[1]);
-                let second = _mm512_permutex2var_epi8(second_value[0], run[k], second_value[1]);
+                let u = look_up::<SPLIT>(run[k], &first_value, odd[k]);
+                let second = look_up::<SPLIT>(run[k], &second_value, odd[k]);
                 let branch = _mm512_xor_si512(u, second);
                 let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], branch, index_bit);
                 trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
@@ -105,13 +111,13 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
             }
             let (mut f, mut rank) = ([zero; N], [zero; N]);
             for k in 0..N {
-                f[k] = _mm512_permutex2var_epi8(frequency[0], run[k], frequency[1]);
+                f[k] = look_up::<SPLIT>(run[k], &frequency, odd[k]);
             }
             for k in 0..N {
-                let base = _mm512_permutex2var_epi8(rank_base[0], run[k], rank_base[1]);
+                let base = look_up::<SPLIT>(run[k], &rank_base, odd[k]);
                 rank[k] = _mm512_sub_epi8(low[k], base);
             }
-            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
+            advance::<N, GENERAL, SPLIT>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.wrapping_add(128);
             from = from.wrapping_add(2 * from_step);
         }

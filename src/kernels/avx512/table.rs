@@ -29,6 +29,8 @@ pub(in super::super) struct Avx512Table {
     /// Next trellis state after even and odd steps: see [`transitions`]. Pairs make the second one.
     pub(super) transitions: [Bytes64; 2],
     pub(super) lookup: Lookup,
+    /// Whether two registers are looked up one after the other: [`Isa::Avx512Vpermb`](crate::kernels::Isa::Avx512Vpermb).
+    pub(super) split: bool,
     /// Whether a frequency exceeds 127, which `vpmaddubsw` would take as negative.
     pub(super) wide: bool,
 }
@@ -53,7 +55,7 @@ pub(super) enum Lookup {
 }
 
 impl Avx512Table {
-    pub(in super::super) fn new(table: &ClassTable, trellis: Trellis) -> Self {
+    pub(in super::super) fn new(table: &ClassTable, trellis: Trellis, split: bool) -> Self {
         let mut this = Self {
             runs: [Bytes64::ZERO; 2],
             starts: [Bytes64::ZERO; 2],
@@ -61,8 +63,9 @@ impl Avx512Table {
             rank_base: [Bytes64::ZERO; 2],
             value: [Bytes64::ZERO; 2],
             second: [Bytes64::ZERO; 2],
-            transitions: transitions(trellis),
+            transitions: transitions(trellis, split),
             lookup: Lookup::Any,
+            split,
             wide: table.entries().iter().any(|entry| entry.frequency > 127),
         };
         let mut simple = true;
@@ -78,14 +81,20 @@ impl Avx512Table {
                 simple &= starts.count_ones() <= 1;
             }
         }
-        let few = !this.wide && table.raw_bits() == 0 && table.entries().len() <= FEW_RUNS;
+        // One register holds what split lookups address, so with them a shift is cheaper.
+        let few = !split && !this.wide && table.raw_bits() == 0 && table.entries().len() <= FEW_RUNS;
         this.lookup = match (simple, few) {
             _ if table.pairs().is_some() => Lookup::Pairs,
             (true, true) => Lookup::Few,
             (true, false) => Lookup::Simple,
             (false, _) => Lookup::Any,
         };
+        // Pairs of odd parity have the second registers, so that the parity tells which one to look into.
+        let first_odd = usize::from(table.run_of_slot(1)[0]);
+        let gap = if this.lookup == Lookup::Pairs { 64 - first_odd } else { 0 };
+        this.runs[1].0.iter_mut().for_each(|run| *run += gap as u8);
         for (run, entry) in table.entries().iter().enumerate() {
+            let run = if run < first_odd { run } else { run + gap };
             let places =
                 if this.lookup == Lookup::Few { GROUP * run..GROUP * (run + 1) } else { run..run + 1 };
             for place in places {
@@ -108,8 +117,15 @@ impl Avx512Table {
     }
 }
 
-/// Bits of a byte that hold the trellis state, from its lowest (the parity) on.
-const STATE_PLACES: [usize; 6] = [6, 7, 5, 4, 3, 2];
+/// Bits of a byte that hold the trellis state, from its lowest (the parity) on. The parity completes the index of a
+/// lookup in two registers; where lookups are split, it makes masks.
+const fn state_places(split: bool) -> [usize; 6] {
+    if split {
+        [7, 6, 5, 4, 3, 2]
+    } else {
+        [6, 7, 5, 4, 3, 2]
+    }
+}
 /// The low bit of an integer's index: [`super::INDEX_BIT`].
 const INDEX_PLACE: usize = 1;
 /// The low bit of the index of a pair's first integer.
@@ -118,10 +134,11 @@ const FIRST_INDEX_PLACE: usize = 0;
 /// The transitions of the trellis after even and after odd steps as matrices over GF(2), in the form of
 /// `vgf2p8affineqb`. A pair that is decoded at once moves by the second one, with the sum of its two index bits in
 /// place of the index bit.
-fn transitions(trellis: Trellis) -> [Bytes64; 2] {
+fn transitions(trellis: Trellis, split: bool) -> [Bytes64; 2] {
+    let state_places = state_places(split);
     // A linear map is what it does to single bits: what becomes of the byte with bit `place` set.
     let byte_of = |state: u8| {
-        STATE_PLACES.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
+        state_places.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
     };
     let linear = |image: &dyn Fn(usize) -> u8| {
         // The matrix's row of result bit i is byte 7 - i.
@@ -135,7 +152,7 @@ fn transitions(trellis: Trellis) -> [Bytes64; 2] {
         matrix.0.as_chunks_mut::<8>().0.fill(rows);
         matrix
     };
-    let state_of = |place: usize| STATE_PLACES.iter().position(|&p| p == place).map(|bit| 1u8 << bit);
+    let state_of = |place: usize| state_places.iter().position(|&p| p == place).map(|bit| 1u8 << bit);
     match trellis {
         Trellis::Scalar => [linear(&|_| 0); 2],
         Trellis::EightState => {
@@ -215,11 +232,15 @@ mod tests {
 
     #[test]
     fn transitions_are_those_of_the_trellis() {
-        let byte_of = |state: u8| {
-            STATE_PLACES.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
-        };
-        for trellis in [Trellis::Scalar, Trellis::EightState, Trellis::Pairs] {
-            let matrices = transitions(trellis);
+        for (trellis, split) in [Trellis::Scalar, Trellis::EightState, Trellis::Pairs]
+            .into_iter()
+            .flat_map(|trellis| [false, true].map(|split| (trellis, split)))
+        {
+            let places = state_places(split);
+            let byte_of = |state: u8| {
+                places.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
+            };
+            let matrices = transitions(trellis, split);
             let states = if trellis == Trellis::Pairs { 64 } else { 8 };
             for (state, ks) in (0..states).flat_map(|state| (0..4).map(move |ks| (state, [ks & 1, ks >> 1])))
             {
@@ -247,9 +268,12 @@ mod tests {
             ),
             (Lookup::Any, &[1, 1, 100, 2, 1, 1, 150]),
         ];
-        for (lookup, lengths) in cases {
+        for ((lookup, lengths), split) in
+            cases.into_iter().flat_map(|case| [false, true].map(|split| (case, split)))
+        {
+            let lookup = if split && lookup == Lookup::Few { Lookup::Simple } else { lookup };
             let class = ClassTable::new(0, [-3, -2], [runs(lengths), runs(lengths)]).unwrap();
-            let table = Avx512Table::new(&class, Trellis::EightState);
+            let table = Avx512Table::new(&class, Trellis::EightState, split);
             assert_eq!(table.lookup, lookup);
             for q in 0..2 {
                 for slot in 0..=255u8 {
@@ -260,7 +284,7 @@ mod tests {
                     assert_eq!(
                         found,
                         [entry.frequency, entry.rank_base, entry.value],
-                        "{lookup:?} {q} {slot}"
+                        "{lookup:?} {split} {q} {slot}"
                     );
                 }
             }
