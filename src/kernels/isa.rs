@@ -78,7 +78,7 @@ impl Isa {
         }
     }
 
-    /// The instruction sets of this machine, in the order of [`ALL`].
+    /// The instruction sets of this machine, slowest first; of the two of AVX-512 either may be the faster one.
     pub fn all_available() -> impl Iterator<Item = Isa> {
         ALL.into_iter().filter(|isa| isa.available())
     }
