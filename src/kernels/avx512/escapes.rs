@@ -78,6 +78,51 @@ impl Places {
     }
 }
 
+/// An escape of each lane. They are added one by one: gathering and scattering sums is slower on AMD's processors, no
+/// faster on Intel's.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Found {
+    rows: [u32; LANES],
+    positions: [u32; LANES],
+    addends: [f32; LANES],
+    lanes: __mmask8,
+}
+
+impl Found {
+    const NONE: Self = Self { rows: [0; LANES], positions: [0; LANES], addends: [0.0; LANES], lanes: 0 };
+
+    /// Numbers of `lanes` are below 2^32.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn new(lanes: __mmask8, row: __m512i, position: __m512i, addend: __m512i) -> Self {
+        let mut this = Self { lanes, ..Self::NONE };
+        // SAFETY: each has 32 bytes.
+        unsafe {
+            _mm256_storeu_si256(this.rows.as_mut_ptr().cast(), _mm512_cvtepi64_epi32(row));
+            _mm256_storeu_si256(this.positions.as_mut_ptr().cast(), _mm512_cvtepi64_epi32(position));
+            _mm256_storeu_ps(this.addends.as_mut_ptr(), _mm512_cvtepi64_ps(addend));
+        }
+        this
+    }
+
+    /// # Safety
+    /// `sums` has the rows and positions of all `lanes`.
+    #[inline]
+    unsafe fn add_to(&self, sums: &mut EscapeSums<'_>) {
+        let mut lanes = self.lanes;
+        while lanes != 0 {
+            let lane = lanes.trailing_zeros() as usize % LANES;
+            // SAFETY: passed on from the caller.
+            unsafe {
+                let x = sums.floats.get_unchecked(self.positions[lane] as usize);
+                *sums.rows.get_unchecked_mut(self.rows[lane] as usize) += self.addends[lane] * x;
+            }
+            lanes &= lanes - 1;
+        }
+    }
+}
+
 /// Number of zeros below the lowest one, 64 without any.
 #[inline]
 #[target_feature(enable = "avx512f,avx512cd")]
@@ -131,7 +176,8 @@ pub(in super::super) unsafe fn add_escapes(lists: &mut [EscapeList<'_>], sums: &
         let zeros = _mm512_min_epu64(trailing_zeros(window), _mm512_set1_epi64(MOST_ZEROS));
         let skipped = _mm512_add_epi64(next, _mm512_sllv_epi64(zeros, gap_bits));
         let (mut going, mut used) = (active, zero);
-        for _ in 0..SEVERAL {
+        let mut found = [Found::NONE; SEVERAL];
+        for found in &mut found {
             // As `EscapeList::parse`. Lanes that are not whole or not well formed stop, and their numbers are ignored.
             let quotient = trailing_zeros(window);
             let head = _mm512_add_epi64(quotient, gap_and_one);
@@ -155,21 +201,14 @@ pub(in super::super) unsafe fn add_escapes(lists: &mut [EscapeList<'_>], sums: &
             let addend = _mm512_slli_epi64::<2>(addend);
             let safe = _mm512_set1_epi64(SAFE_ADDEND.into());
             doubtful |= _mm512_mask_cmpgt_epi64_mask(going, _mm512_abs_epi64(addend), safe);
-            let addend = _mm512_cvtepi64_ps(addend);
-            let row = _mm512_add_epi64(places.starts, row);
-            // SAFETY: lanes that go on have a position and a row that are there, the rows of different tiles.
-            unsafe {
-                let none = _mm256_setzero_ps();
-                let floats = sums.floats.as_ptr().cast();
-                let x = _mm512_mask_i64gather_ps::<4>(none, going, position, floats);
-                let rows = sums.rows.as_mut_ptr();
-                let sum = _mm512_mask_i64gather_ps::<4>(none, going, row, rows.cast());
-                let sum = _mm256_add_ps(sum, _mm256_mul_ps(addend, x));
-                _mm512_mask_i64scatter_ps::<4>(rows.cast(), going, row, sum);
-            }
+            *found = Found::new(going, _mm512_add_epi64(places.starts, row), position, addend);
             used = _mm512_mask_mov_epi64(used, going, length);
             next = _mm512_mask_add_epi64(next, going, symbol, one);
             window = _mm512_srlv_epi64(rest, code_bits);
+        }
+        for found in &found {
+            // SAFETY: lanes that go on have a position and a row that are there.
+            unsafe { found.add_to(sums) };
         }
         let skips = _mm512_mask_testn_epi64_mask(active, used, used);
         next = _mm512_mask_mov_epi64(next, skips, skipped);
