@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::ModelError;
-use super::ops::{add_bias, DenseMatrix, MatrixProduct};
+use super::ops::{add_bias, spread, DenseMatrix, MatrixProduct};
 use super::source::{TensorShape, TensorSource};
 
 /// What a linear layer multiplies. Layers of one kind in one block share their input, hence its statistics.
@@ -70,9 +70,14 @@ impl std::fmt::Debug for Linear {
 impl Linear {
     /// Outputs for each token: `x` tokens × columns, result tokens × rows.
     pub fn apply(&self, x: &[f32]) -> Result<Vec<f32>, ModelError> {
+        self.apply_beside(x, self.matrix.rows())
+    }
+
+    /// The same as one of several at a time, which have `all_rows` rows together.
+    fn apply_beside(&self, x: &[f32], all_rows: usize) -> Result<Vec<f32>, ModelError> {
         let tokens = x.len().checked_div(self.matrix.columns()).unwrap_or(0);
         let mut y = vec![0.0; tokens * self.matrix.rows()];
-        self.matrix.multiply(x, &mut y)?;
+        self.matrix.multiply_beside(x, &mut y, all_rows)?;
         if let Some(bias) = &self.bias {
             add_bias(&mut y, bias);
         }
@@ -92,6 +97,28 @@ impl LayerWeights {
     /// The linear layer of this role.
     pub fn linear(&self, role: &'static str) -> Result<&Linear, ModelError> {
         self.linears.get(role).ok_or_else(|| ModelError::MissingTensor { tensor: role.to_owned() })
+    }
+
+    /// Outputs of several linear layers of the same input, side by side: threads that a small matrix has no work for
+    /// take another one.
+    pub(super) fn apply_all<const N: usize>(
+        &self,
+        roles: [&'static str; N],
+        x: &[f32],
+    ) -> Result<[Vec<f32>; N], ModelError> {
+        let mut all_rows = 0usize;
+        for role in roles {
+            all_rows = all_rows.saturating_add(self.linear(role)?.matrix.rows());
+        }
+        let mut results = [const { Ok(Vec::new()) }; N];
+        spread(roles.into_iter().zip(&mut results), |(role, result)| {
+            *result = self.linear(role).and_then(|linear| linear.apply_beside(x, all_rows));
+        });
+        let mut outputs = [const { Vec::new() }; N];
+        for (output, result) in outputs.iter_mut().zip(results) {
+            *output = result?;
+        }
+        Ok(outputs)
     }
 
     /// The matrix of one expert in the stack of this role.

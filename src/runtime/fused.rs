@@ -61,6 +61,13 @@ fn run_parts(mut whole: Preparation<'_>, parts: usize) {
     rayon::join(|| run_parts(first, parts / 2), || run_parts(second, parts.div_ceil(2)));
 }
 
+/// Threads that fall to a matrix of `rows` rows when `all_rows` are multiplied with one vector at a time: fewer tiles in
+/// turn decode slower, so a matrix is not cut for threads that others keep busy.
+fn threads_for(rows: usize, all_rows: usize) -> usize {
+    let share = rows as f64 / all_rows.max(1) as f64;
+    (rayon::current_num_threads() as f64 * share).round().max(1.0) as usize
+}
+
 /// Gives back all threads' working memory, which a prompt needs more of than single tokens do.
 pub(super) fn release_scratch() {
     SCRATCH.set(Scratch::new());
@@ -144,13 +151,21 @@ impl MatrixProduct for FusedMatrix {
     }
 
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError> {
+        self.multiply_beside(x, y, self.rows())
+    }
+
+    fn multiply_beside(&self, x: &[f32], y: &mut [f32], all_rows: usize) -> Result<(), ModelError> {
         let (rows, columns) = (self.rows(), self.columns());
-        tokens_of(rows, columns, x, y)?;
+        let tokens = tokens_of(rows, columns, x, y)?;
         let (tiles, height) = (self.matrix().tiles(), self.height());
         match self.arithmetic {
             Arithmetic::Integer | Arithmetic::FineInteger => {
                 // Each result is the same whatever the cut.
-                let shares = shares(tiles, self.matrix().tiles_at_once(), height, rows);
+                let threads = match tokens {
+                    1 => threads_for(rows, all_rows),
+                    _ => rayon::current_num_threads(),
+                };
+                let shares = shares(tiles, self.matrix().tiles_at_once(), height, rows, threads);
                 let chunks = x.chunks(TOKENS_AT_ONCE * columns).zip(y.chunks_mut(TOKENS_AT_ONCE * rows));
                 for (x, y) in chunks {
                     self.multiply_integers(&shares, x, y).map_err(|error| self.error(error))?;

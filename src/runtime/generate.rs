@@ -5,7 +5,7 @@ use super::pieces::Pieces;
 use super::sampling::{Drawer, Sampling};
 use super::source::FusedSource;
 use crate::gguf::{GgufError, GgufModel, Limits};
-use crate::model::{CachePrecision, Decoder, DecoderOptions, Model, ModelError, Tokenizer};
+use crate::model::{watched, CachePrecision, Decoder, DecoderOptions, Model, ModelError, Tokenizer};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ impl Session<'_> {
         }
         let (decoder, width) = (&mut self.decoder, self.owner.model.hyperparameters().width);
         // One call into the pool for all products, instead of one for each.
-        let logits = rayon::scope(|_| -> Result<_, GenerateError> {
+        let logits = watched(|| -> Result<_, GenerateError> {
             let mut last = None;
             for part in tokens.chunks(PROMPT_TOKENS) {
                 last = Some(decoder.append(&[(0, part)])?);

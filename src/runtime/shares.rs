@@ -1,5 +1,6 @@
 //! Work on a matrix product cut into ranges of weight rows.
 
+use crate::model::spread;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -10,12 +11,11 @@ pub(super) struct Share {
     pub(super) rows: Range<usize>,
 }
 
-/// Cuts `units` units of `height` rows (the last may have fewer) into about equal shares, as many for each thread, of at
-/// most `at_once` units: as many as a kernel takes in one go.
+/// Cuts `units` units of `height` rows (the last may have fewer) into about equal shares, as many for each of `threads`
+/// threads, of at most `at_once` units: as many as a kernel takes in one go.
 ///
 /// The cut depends on the number of threads; it may be used only where results do not depend on the cut.
-pub(super) fn shares(units: usize, at_once: usize, height: usize, rows: usize) -> Vec<Share> {
-    let threads = rayon::current_num_threads();
+pub(super) fn shares(units: usize, at_once: usize, height: usize, rows: usize, threads: usize) -> Vec<Share> {
     let parts = (threads * units.div_ceil(at_once * threads)).clamp(1, units.max(1));
     let bound = |part: usize| units * part / parts;
     (0..parts)
@@ -45,7 +45,8 @@ pub(super) fn multiply<E: Send>(
             pieces.push((share, piece));
             rest = others;
         }
-        let results: Vec<_> = pieces.into_par_iter().map(|(share, piece)| work(share, piece)).collect();
+        let mut results: Vec<_> = shares.iter().map(|_| Ok(())).collect();
+        spread(pieces.into_iter().zip(&mut results), |((share, piece), result)| *result = work(share, piece));
         results.into_iter().collect()
     };
     let rows = shares.last().map_or(0, |share| share.rows.end);
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn shares_cover_all_rows_and_results_land_in_place() {
         for (rows, height) in [(1usize, 64usize), (576, 256), (1000, 64), (8192, 256)] {
-            let shares = shares(rows.div_ceil(height), 6, height, rows);
+            let shares = shares(rows.div_ceil(height), 6, height, rows, 2);
             assert_eq!(shares[0].rows.start, 0);
             assert_eq!(shares.last().unwrap().rows.end, rows);
             assert!(shares.windows(2).all(|pair| pair[0].rows.end == pair[1].rows.start));
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_first_error_counts() {
-        let shares = shares(40, 4, 1, 40);
+        let shares = shares(40, 4, 1, 40, 2);
         let fail = |share: &Share, _: &mut [f32]| if share.units.contains(&30) { Err(30) } else { Ok(()) };
         assert_eq!(multiply(&shares, 2, &mut [0.0; 80], fail), Err(30));
         assert_eq!(multiply(&shares, 1, &mut [0.0; 40], |share, _| Err(share.units.start)), Err(0));

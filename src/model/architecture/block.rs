@@ -124,11 +124,7 @@ impl DenseBlock {
         normed: &[f32],
     ) -> Result<[Vec<f32>; 3], ModelError> {
         if !self.fused_attention {
-            let project = |role: &'static str| weights.linear(role)?.apply(normed);
-            // Side by side: threads that a small matrix has no work for take another one.
-            let (queries, (keys, values)) =
-                rayon::join(|| project("attn_q"), || rayon::join(|| project("attn_k"), || project("attn_v")));
-            return Ok([queries?, keys?, values?]);
+            return weights.apply_all(["attn_q", "attn_k", "attn_v"], normed);
         }
         let all = weights.linear("attn_qkv")?.apply(normed)?;
         let [queries, keys, values] = self.projection_rows();
@@ -156,11 +152,7 @@ impl DenseBlock {
             multiply_silu(&mut gate, &up);
             return Ok(gate);
         }
-        let (gate, up) = rayon::join(
-            || weights.linear("ffn_gate")?.apply(normed),
-            || weights.linear("ffn_up")?.apply(normed),
-        );
-        let (mut gate, up) = (gate?, up?);
+        let [mut gate, up] = weights.apply_all(["ffn_gate", "ffn_up"], normed)?;
         match self.feed_forward {
             FeedForward::Gelu => multiply_gelu(&mut gate, &up),
             _ => multiply_silu(&mut gate, &up),

@@ -1,9 +1,9 @@
 //! Causal attention over grouped heads.
 
+use super::spread::spread;
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
-use rayon::prelude::*;
 
 use super::reduce::{dot, exponentials};
 use crate::model::batch::Span;
@@ -99,8 +99,10 @@ pub fn attend(
     }
     let queries = MatRef::from_row_major_slice(queries, tokens, shape.heads * shape.key_width);
     let observed = !received.is_empty();
-    let sums: Vec<Vec<f32>> =
-        tasks.into_par_iter().map(|task| run(shape, group, queries, source, observed, task)).collect();
+    let mut sums = vec![Vec::new(); tasks.len()];
+    spread(tasks.into_iter().zip(&mut sums), |(task, sums)| {
+        *sums = run(shape, group, queries, source, observed, task);
+    });
     // Tasks are in the order of spans, those of one span in the order of heads.
     let share = 1.0 / shape.heads as f32;
     let mut first = 0;

@@ -23,6 +23,13 @@ pub trait MatrixProduct: Send + Sync {
     /// An error if the lengths do not fit.
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError>;
 
+    /// [`multiply`](Self::multiply) while other matrices of the same input are multiplied at the same time; `all_rows` are
+    /// the rows of all of them and this one. A product that is cut for threads may be cut into fewer pieces then; the
+    /// results are the same.
+    fn multiply_beside(&self, x: &[f32], y: &mut [f32], _all_rows: usize) -> Result<(), ModelError> {
+        self.multiply(x, y)
+    }
+
     /// `dx += dy W` for every token: the way back of [`multiply`](Self::multiply), from gradients of outputs (tokens ×
     /// rows) to those of inputs (tokens × columns). An error if the lengths do not fit, or the matrix has no way back.
     fn multiply_back(&self, _dy: &[f32], _dx: &mut [f32]) -> Result<(), ModelError> {

@@ -35,6 +35,7 @@ mod gradient;
 mod matmul;
 mod reduce;
 mod rope;
+mod spread;
 
 pub use attention::{attend, AttentionShape, KeyValues};
 pub use attention_gradient::attend_gradient;
@@ -45,6 +46,7 @@ pub use gradient::{
 pub use matmul::{add_product, multiply_transposed, DenseMatrix, MatrixProduct};
 pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials, widen};
 pub use rope::{Pairing, Rope, RopeScaling};
+pub(crate) use spread::{spread, watched};
 
 /// Rows that one task of an element-wise operation takes.
 const ROWS_PER_TASK: usize = 64;
