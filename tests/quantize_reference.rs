@@ -7,6 +7,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wsic::convert::geometry;
+use wsic::convert::options::Prefer;
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Payload, ScaleKind};
 use wsic::quantize::entropy::class_entropy;
@@ -151,7 +152,7 @@ fn stored_bits_are_near_the_limit() {
         let variance =
             real.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>() / real.weights.len() as f64;
         let limit = GaussianLimit::new(&real.covariance, columns, variance).unwrap();
-        let settings = Settings::new(Method::Trellis, geometry(rows, columns, false));
+        let settings = Settings::new(Method::Trellis, geometry(rows, columns, false, Prefer::Balance));
         for target in [1.5, 2.0, 2.5, 3.0] {
             let bits = |bytes: usize| bytes as f64 * 8.0 / (rows * columns) as f64;
             let found = search(&layer, &settings, &RateTarget::new(target), |matrix| {

@@ -1,5 +1,6 @@
 //! How a tensor is cut into tiles.
 
+use super::options::Prefer;
 use crate::payload::Geometry;
 
 /// Columns from which wide chunks pay: narrow ones give finer classes, wide ones smaller tiles.
@@ -10,16 +11,19 @@ const WIDE_STEPS: usize = 128;
 const EMBEDDING_STEPS: usize = 64;
 /// Longest path of a narrow matrix.
 const NARROW_STEPS: usize = 192;
+/// The same where speed counts: narrow matrices have few rows too, and kernels and threads want several tiles.
+const FAST_STEPS: usize = 96;
 
 /// Tiles for a matrix whose rows are used all together (a linear layer) or one by one (`by_row`, an embedding).
-pub fn geometry(rows: usize, columns: usize, by_row: bool) -> Geometry {
-    let (width, most) = match (columns >= WIDE, by_row) {
-        (true, false) => (64, WIDE_STEPS),
-        (true, true) => (64, EMBEDDING_STEPS),
-        (false, false) => (16, NARROW_STEPS),
-        (false, true) => (16, EMBEDDING_STEPS),
-    };
+pub fn geometry(rows: usize, columns: usize, by_row: bool, prefer: Prefer) -> Geometry {
+    let width = if columns >= WIDE { 64 } else { 16 };
     let all = rows.div_ceil(64 / width).max(1);
+    let most = match (columns >= WIDE, by_row) {
+        (_, true) => EMBEDDING_STEPS,
+        (true, false) => WIDE_STEPS,
+        (false, false) if prefer == Prefer::Speed => FAST_STEPS,
+        (false, false) => NARROW_STEPS,
+    };
     // Tiles of equal height rather than a short last one.
     let steps = all.div_ceil(all.div_ceil(most));
     // Whole pairs in every tile.
@@ -33,10 +37,12 @@ mod tests {
 
     #[test]
     fn tiles_are_even() {
-        let shape = |rows, columns, by_row| {
-            let g = geometry(rows, columns, by_row);
+        let cut = |rows, columns, by_row, prefer| {
+            let g = geometry(rows, columns, by_row, prefer);
             (g.columns_per_chunk(), g.steps(), g.tiles(rows))
         };
+        let shape = |rows, columns, by_row| cut(rows, columns, by_row, Prefer::Balance);
+        let fast = |rows, columns, by_row| cut(rows, columns, by_row, Prefer::Speed);
         assert_eq!(shape(576, 576, false), (16, 144, 1));
         assert_eq!(shape(192, 576, false), (16, 48, 1));
         assert_eq!(shape(1536, 576, false), (16, 192, 2));
@@ -45,5 +51,13 @@ mod tests {
         assert_eq!(shape(300, 576, false), (16, 76, 1));
         assert_eq!(shape(1, 1, false), (16, 1, 1));
         assert_eq!(shape(1, 4096, false), (64, 1, 1));
+        assert_eq!(fast(576, 576, false), (16, 72, 2));
+        assert_eq!(fast(192, 576, false), (16, 48, 1));
+        assert_eq!(fast(1536, 576, false), (16, 96, 4));
+        assert_eq!(fast(896, 896, false), (16, 76, 3));
+        // Others are as they are.
+        for (rows, columns, by_row) in [(4096, 14336, false), (49152, 576, true), (151_936, 2048, true)] {
+            assert_eq!(fast(rows, columns, by_row), shape(rows, columns, by_row));
+        }
     }
 }

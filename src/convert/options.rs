@@ -121,6 +121,8 @@ pub enum Prefer {
     #[default]
     Balance,
     /// Pairs below three bits per weight, at up to .7 % of the file, and few of those that their tables do not hold.
+    /// Matrices of fewer than 2048 columns are cut into more tiles, which kernels decode in turn and threads share, at
+    /// about 2 % of the divergence.
     Speed,
 }
 

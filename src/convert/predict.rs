@@ -7,7 +7,7 @@
 use super::drift::{moment_bytes, DRIFT_TOKENS};
 use super::error::ConvertError;
 use super::geometry::geometry;
-use super::options::{Calibration, Options, Target, MOST_BYTES_AT_ONCE};
+use super::options::{Calibration, Options, Prefer, Target, MOST_BYTES_AT_ONCE};
 use super::plan::{Action, PlannedTensor};
 use super::prepare::Prepared;
 use super::progress::Progress;
@@ -123,7 +123,7 @@ impl Speed {
         const COLUMNS: usize = 128;
         let weights: Vec<f32> = (0..ROWS * COLUMNS).map(value).collect();
         let diagonal = vec![1.0f32; COLUMNS];
-        let settings = Settings::new(Method::Trellis, geometry(ROWS, COLUMNS, false));
+        let settings = Settings::new(Method::Trellis, geometry(ROWS, COLUMNS, false, Prefer::default()));
         let start = Instant::now();
         let done: Vec<usize> = (0..2 * threads)
             .into_par_iter()

@@ -72,7 +72,7 @@ impl Quantizer<'_> {
             shrinkage,
             // Worth its time, and at low rates some thousandths of a bit, where speed matters.
             worth_of_pairs: (self.prefer == Prefer::Speed).then(|| self.prefer.worth_of_pairs()),
-            ..Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row))
+            ..Settings::new(method, geometry(tensor.rows(), tensor.columns(), by_row, self.prefer))
         }
     }
 
