@@ -55,10 +55,23 @@ struct Target {
     start: Option<[i32; MOST_TERMS]>,
 }
 
-fn table_of(class: &ClassPlan) -> &Avx512Table {
-    match &class.tables {
-        Tables::Avx512(table) => table,
-        _ => unreachable!("plans and kernels are chosen together"),
+/// What the loops take.
+struct Work<'w, 's> {
+    class: &'w ClassPlan,
+    chunks: usize,
+    steps: usize,
+    /// Integers of the chunks' columns; none where the values themselves go to the target.
+    activations: &'w [i8],
+    states: &'w mut [TileState<'s>],
+    target: Target,
+}
+
+impl<'w> Work<'w, '_> {
+    fn table(&self) -> &'w Avx512Table {
+        match &self.class.tables {
+            Tables::Avx512(table) => table,
+            _ => unreachable!("plans and kernels are chosen together"),
+        }
     }
 }
 
@@ -81,11 +94,12 @@ pub(super) unsafe fn dot(
         term_stride: 4 * operands.term_stride,
         start: operands.start,
     };
+    let work = Work { class, chunks, steps, activations: operands.activations, states, target };
     // SAFETY: passed on from the caller.
     unsafe {
         match operands.terms {
-            1 => by_count::<1>(class, chunks, steps, operands.activations, states, target),
-            _ => by_count::<2>(class, chunks, steps, operands.activations, states, target),
+            1 => by_count::<1>(work),
+            _ => by_count::<2>(work),
         }
     }
 }
@@ -105,87 +119,49 @@ pub(super) unsafe fn decode(
     let dispatch::Target { values, tile_stride, chunk_stride } = target;
     let target = Target { base: values.as_mut_ptr(), tile_stride, chunk_stride, term_stride: 0, start: None };
     // SAFETY: passed on from the caller.
-    unsafe { by_count::<0>(class, chunks, steps, &[], states, target) }
+    unsafe { by_count::<0>(Work { class, chunks, steps, activations: &[], states, target }) }
 }
 
 /// With `TERMS` 0 the values themselves go to the target.
-unsafe fn by_count<const TERMS: usize>(
-    class: &ClassPlan,
-    chunks: usize,
-    steps: usize,
-    activations: &[i8],
-    states: &mut [TileState<'_>],
-    target: Target,
-) {
+unsafe fn by_count<const TERMS: usize>(work: Work<'_, '_>) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match states.len() {
-            6 => by_split::<6, TERMS>(class, chunks, steps, activations, states, target),
-            5 => by_split::<5, TERMS>(class, chunks, steps, activations, states, target),
-            4 => by_split::<4, TERMS>(class, chunks, steps, activations, states, target),
-            3 => by_split::<3, TERMS>(class, chunks, steps, activations, states, target),
-            2 => by_split::<2, TERMS>(class, chunks, steps, activations, states, target),
+        match work.states.len() {
+            6 => by_table::<6, TERMS>(work),
+            5 => by_table::<5, TERMS>(work),
+            4 => by_table::<4, TERMS>(work),
+            3 => by_table::<3, TERMS>(work),
+            2 => by_table::<2, TERMS>(work),
             _ => {
-                for (index, state) in states.iter_mut().enumerate() {
-                    let target = Target { base: target.base.add(index * target.tile_stride), ..target };
-                    let state = std::slice::from_mut(state);
-                    by_split::<1, TERMS>(class, chunks, steps, activations, state, target);
+                for (index, state) in work.states.iter_mut().enumerate() {
+                    let base = work.target.base.add(index * work.target.tile_stride);
+                    let target = Target { base, ..work.target };
+                    by_table::<1, TERMS>(Work { states: std::slice::from_mut(state), target, ..work });
                 }
             }
         }
     }
 }
 
-unsafe fn by_split<const N: usize, const TERMS: usize>(
-    class: &ClassPlan,
-    chunks: usize,
-    steps: usize,
-    activations: &[i8],
-    states: &mut [TileState<'_>],
-    target: Target,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if table_of(class).split {
-            by_table::<N, TERMS, true>(class, chunks, steps, activations, states, target);
-        } else {
-            by_table::<N, TERMS, false>(class, chunks, steps, activations, states, target);
-        }
-    }
-}
-
-unsafe fn by_table<const N: usize, const TERMS: usize, const SPLIT: bool>(
-    class: &ClassPlan,
-    chunks: usize,
-    steps: usize,
-    activations: &[i8],
-    states: &mut [TileState<'_>],
-    target: Target,
-) {
-    let table = table_of(class);
+unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_, '_>) {
+    let table = work.table();
     // Raw bits and large frequencies share one slower variant.
-    let general = table.wide || class.raw_bits > 0;
+    let general = table.wide || work.class.raw_bits > 0;
     // SAFETY: passed on from the caller.
     unsafe {
-        match (table.lookup, general) {
-            (Lookup::Few, false) => {
-                run::<N, FEW, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
-            (Lookup::Simple, false) => {
-                run::<N, SIMPLE, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
-            (Lookup::Simple, true) => {
-                run::<N, SIMPLE, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
-            (Lookup::Any | Lookup::Few, _) => {
-                run::<N, ANY, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
-            (Lookup::Pairs, false) => {
-                pairs::run::<N, false, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
-            (Lookup::Pairs, true) => {
-                pairs::run::<N, true, TERMS, SPLIT>(class, chunks, steps, activations, states, target);
-            }
+        match (table.lookup, general, table.split) {
+            (Lookup::Few, false, false) => run::<N, FEW, false, TERMS, false>(work),
+            (Lookup::Simple, false, false) => run::<N, SIMPLE, false, TERMS, false>(work),
+            (Lookup::Simple, false, true) => run::<N, SIMPLE, false, TERMS, true>(work),
+            (Lookup::Simple, true, false) => run::<N, SIMPLE, true, TERMS, false>(work),
+            (Lookup::Simple, true, true) => run::<N, SIMPLE, true, TERMS, true>(work),
+            // `Few` stands with neither of the others.
+            (Lookup::Any | Lookup::Few, _, false) => run::<N, ANY, true, TERMS, false>(work),
+            (Lookup::Any | Lookup::Few, _, true) => run::<N, ANY, true, TERMS, true>(work),
+            (Lookup::Pairs, false, false) => pairs::run::<N, false, TERMS, false>(work),
+            (Lookup::Pairs, false, true) => pairs::run::<N, false, TERMS, true>(work),
+            (Lookup::Pairs, true, false) => pairs::run::<N, true, TERMS, false>(work),
+            (Lookup::Pairs, true, true) => pairs::run::<N, true, TERMS, true>(work),
         }
     }
 }
@@ -236,14 +212,10 @@ unsafe fn run<
     const TERMS: usize,
     const SPLIT: bool,
 >(
-    class: &ClassPlan,
-    chunks: usize,
-    steps: usize,
-    activations: &[i8],
-    states: &mut [TileState<'_>],
-    target: Target,
+    work: Work<'_, '_>,
 ) {
-    let table = table_of(class);
+    let table = work.table();
+    let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
     let runs = [load(&table.runs[0]), load(&table.runs[1])];

@@ -5,7 +5,7 @@
 //! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
 //! take 25 for 64.
 
-use super::{advance, load, look_up, start_values, table_of, ClassPlan, Target, INDEX_BIT};
+use super::{advance, load, look_up, start_values, Work, INDEX_BIT};
 use crate::kernels::activations::lanes_of_term;
 use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
@@ -15,14 +15,10 @@ use std::arch::x86_64::*;
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
 pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize, const SPLIT: bool>(
-    class: &ClassPlan,
-    chunks: usize,
-    steps: usize,
-    activations: &[i8],
-    states: &mut [TileState<'_>],
-    target: Target,
+    work: Work<'_, '_>,
 ) {
-    let table = table_of(class);
+    let table = work.table();
+    let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
     let both = |tables: &[_; 2]| [load(&tables[0]), load(&tables[1])];
