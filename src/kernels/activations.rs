@@ -300,9 +300,15 @@ impl<'p> Preparation<'p> {
                         sub.gather(x, inputs, scales);
                     }
                 }
-                for (position, floats) in floats.chunks_mut(batch).enumerate() {
-                    for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
-                        *float = part[position / GROUP_COLUMNS].values[position % GROUP_COLUMNS];
+                if batch == 1 {
+                    for (floats, sub) in floats.chunks_mut(GROUP_COLUMNS).zip(&parts[0]) {
+                        floats.copy_from_slice(&sub.values[..floats.len()]);
+                    }
+                } else {
+                    for (position, floats) in floats.chunks_mut(batch).enumerate() {
+                        for (float, part) in floats[b..].iter_mut().zip(parts.iter()) {
+                            *float = part[position / GROUP_COLUMNS].values[position % GROUP_COLUMNS];
+                        }
                     }
                 }
                 let place = start * positions.len()..(start + in_block) * positions.len();

@@ -51,13 +51,14 @@ impl Drawer {
     /// never drawn; `None` if all are.
     pub fn draw(&mut self, logits: &[f32]) -> Option<u32> {
         let Sampling { temperature, top_k, top_p, .. } = self.sampling;
-        let candidates = &mut self.candidates;
-        candidates.clear();
-        candidates.extend(logits.iter().copied().zip(0..).filter(|(logit, _)| !logit.is_nan()));
-        let best = *candidates.iter().min_by(|a, b| by_likelihood(a, b))?;
+        let all = || logits.iter().copied().zip(0..).filter(|(logit, _)| !logit.is_nan());
+        let best = all().min_by(by_likelihood)?;
         if temperature <= 0.0 || !best.0.is_finite() {
             return Some(best.1);
         }
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(all());
         if (1..candidates.len()).contains(&top_k) {
             candidates.select_nth_unstable_by(top_k, by_likelihood);
             candidates.truncate(top_k);
