@@ -23,7 +23,8 @@ pub struct Limits {
     pub matrices: u64,
     /// Rows plus columns, times matrices. An opened tensor takes at most 100 bytes for each of them, 128 for each byte
     /// of the payload, 9 KiB for each class of each matrix (at most 32; whatever the limits, no more than 32,768 classes in
-    /// all, which is 302 MB), and 64 KiB.
+    /// all, which is 302 MB), and 64 KiB. Of that, what belongs to standard class tables, at most 8 MiB for each
+    /// instruction set, is shared by all tensors and stays when they are closed.
     pub rows_and_columns: u64,
 }
 

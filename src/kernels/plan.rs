@@ -2,11 +2,14 @@
 
 use super::activations::Rounding;
 use super::isa::Isa;
-use super::rows::InputOrder;
+use super::rows::{extra_positions, ExtraPosition};
 use super::scalar::ScalarTable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2Table, avx512::Avx512Table};
-use crate::payload::{Class, Geometry, Matrix, PADDING};
+use crate::payload::table::ClassTable;
+use crate::payload::{Class, Geometry, Matrix, TableIdentifier, Trellis, PADDING};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Stream columns that share one activation scale of eight bits. 128 instead of 256 cost 3 % of the speed and spare 7 to
 /// 20 % of the rounding error of activations (`docs/KERNELS.md`).
@@ -30,18 +33,44 @@ pub(super) struct ClassPlan {
 /// Lookup tables in the form of one instruction set.
 #[derive(Clone, Debug)]
 pub(super) enum Tables {
-    Scalar(Box<ScalarTable>),
+    Scalar(Arc<ScalarTable>),
     #[cfg(target_arch = "x86_64")]
-    Avx2(Box<Avx2Table>),
+    Avx2(Arc<Avx2Table>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Box<Avx512Table>),
+    Avx512(Arc<Avx512Table>),
+}
+
+/// Those of the standard tables that were met, made once for all matrices: most classes have one of them, and there
+/// are but some two hundred.
+static STANDARD: Mutex<BTreeMap<(TableIdentifier, Trellis, Isa), Tables>> = Mutex::new(BTreeMap::new());
+
+impl Tables {
+    fn of(class: &Class, trellis: Trellis, isa: Isa) -> Self {
+        let make = || Self::new(class.table(), trellis, isa);
+        let Some(identifier) = class.standard_table() else { return make() };
+        let mut standard = STANDARD.lock().unwrap_or_else(PoisonError::into_inner);
+        standard.entry((identifier, trellis, isa)).or_insert_with(make).clone()
+    }
+
+    fn new(table: &ClassTable, trellis: Trellis, isa: Isa) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx2Vnni => Self::Avx2(Arc::new(Avx2Table::new(table, trellis))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Vpermb => {
+                Self::Avx512(Arc::new(Avx512Table::new(table, trellis, isa == Isa::Avx512Vpermb)))
+            }
+            _ => Self::Scalar(Arc::new(ScalarTable::new(table, trellis))),
+        }
+    }
 }
 
 /// A matrix of a payload with everything that multiplying from it needs; borrows the payload's bytes.
 ///
 /// Cheap to make (about as much work as parsing the header), immutable, and shared freely between threads. A payload with
 /// all its matrices made ready stays within what [`Limits`](crate::payload::Limits) says of an opened payload, and 9 KiB
-/// more for each class of each matrix.
+/// more for each class of each matrix. Tables of standard class tables are shared by all matrices and stay when these are
+/// dropped: at most 8 MiB for each instruction set that is used, of which a model needs some 200 KiB.
 #[derive(Clone, Debug)]
 pub struct PreparedMatrix<'a> {
     pub(super) matrix: Matrix<'a>,
@@ -49,7 +78,7 @@ pub struct PreparedMatrix<'a> {
     pub(super) classes: Vec<ClassPlan>,
     /// Stream positions at the start that carry no column.
     pub(super) padding: usize,
-    pub(super) input_order: InputOrder,
+    pub(super) extra: Vec<ExtraPosition>,
 }
 
 impl<'a> PreparedMatrix<'a> {
@@ -67,23 +96,12 @@ impl<'a> PreparedMatrix<'a> {
             width: matrix.geometry().columns_per_chunk(),
             offset: class.table().offset(),
             raw_bits: class.table().raw_bits() as usize,
-            tables: match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::Avx2Vnni => {
-                    Tables::Avx2(Box::new(Avx2Table::new(class.table(), matrix.trellis())))
-                }
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Avx512Vpermb => {
-                    let split = isa == Isa::Avx512Vpermb;
-                    Tables::Avx512(Box::new(Avx512Table::new(class.table(), matrix.trellis(), split)))
-                }
-                _ => Tables::Scalar(Box::new(ScalarTable::new(class.table(), matrix.trellis()))),
-            },
+            tables: Tables::of(class, matrix.trellis(), isa),
         };
         let classes = matrix.classes().iter().map(plan).collect();
         let padding = matrix.stream_inputs().iter().take_while(|&&input| input == PADDING).count();
-        let input_order = InputOrder::new(matrix.columns(), matrix.stream_inputs(), matrix.stream_scales());
-        Self { matrix: matrix.clone(), isa, classes, padding, input_order }
+        let extra = extra_positions(matrix.columns(), matrix.stream_inputs(), matrix.stream_scales());
+        Self { matrix: matrix.clone(), isa, classes, padding, extra }
     }
 
     /// The matrix.

@@ -14,38 +14,22 @@ const ROW_BUFFER: usize = 4 << 20;
 /// Its groups are the parts that rows are decoded by.
 const ROWS_BY: Rounding = Rounding::OneTerm;
 
-/// Where the integers of stream positions go when rows are put into input order.
-#[derive(Clone, Debug)]
-pub(super) struct InputOrder {
-    /// Slot of each stream position: its input column the first time this column appears, else a slot past all
-    /// columns; of no use for padding.
-    slots: Vec<u32>,
-    /// Scale of the first stream position of each column, 0 for dead columns.
-    scales: Vec<f32>,
-    /// Input column and scale of each slot past the columns, in stream order.
-    extra: Vec<(u32, f32)>,
+/// A stream position whose input column has appeared before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExtraPosition {
+    position: usize,
+    input: u32,
+    scale: f32,
 }
 
-impl InputOrder {
-    pub(super) fn new(columns: usize, inputs: &[u32], stream_scales: &[f32]) -> Self {
-        let mut scales = vec![0.0f32; columns];
-        let mut extra = Vec::new();
-        let place = |(&input, &scale): (&u32, &f32)| {
-            if input == PADDING {
-                return 0;
-            }
-            // Stream scales are positive, so zero tells a column that has not appeared.
-            let first = &mut scales[input as usize];
-            if *first == 0.0 {
-                *first = scale;
-                return input;
-            }
-            extra.push((input, scale));
-            (columns + extra.len() - 1) as u32
-        };
-        let slots = inputs.iter().zip(stream_scales).map(place).collect();
-        Self { slots, scales, extra }
-    }
+/// All of them in stream order: few, so that rows are put into input order by the stream's own list.
+pub(super) fn extra_positions(columns: usize, inputs: &[u32], scales: &[f32]) -> Vec<ExtraPosition> {
+    let mut seen = vec![false; columns];
+    let extra = |(position, (&input, &scale)): (usize, (&u32, &f32))| {
+        let again = input != PADDING && std::mem::replace(&mut seen[input as usize], true);
+        again.then_some(ExtraPosition { position, input, scale })
+    };
+    inputs.iter().zip(scales).enumerate().filter_map(extra).collect()
 }
 
 impl PreparedMatrix<'_> {
@@ -154,7 +138,7 @@ impl PreparedMatrix<'_> {
         let rows = self.row_tiles() * self.geometry().rows_per_tile();
         self.decode_groups_scratch(ROWS_BY)
             + bytes_for::<u8>(rows * self.matrix.stream_length())
-            + bytes_for::<f32>(rows * self.input_order.extra.len())
+            + bytes_for::<f32>(rows * self.extra.len())
             + bytes_for::<u32>(rows)
     }
 
@@ -228,7 +212,7 @@ impl PreparedMatrix<'_> {
         scratch: &mut [u8],
     ) -> Result<(), KernelError> {
         let (width, columns) = (self.matrix.stream_length(), self.columns());
-        let InputOrder { slots, scales, extra } = &self.input_order;
+        let (inputs, scales, extra) = (self.matrix.stream_inputs(), self.matrix.stream_scales(), &self.extra);
         let height = self.geometry().rows_per_tile();
         let first_row = tiles.start * height;
         let present = self.rows_of(tiles.clone()).len();
@@ -254,13 +238,14 @@ impl PreparedMatrix<'_> {
             let extras = &mut extras[row * extra.len()..(row + 1) * extra.len()];
             let values = &values[row * width..(row + 1) * width];
             for (stream, offset) in self.class_streams() {
-                for (&slot, &value) in slots[stream.clone()].iter().zip(&values[stream]) {
-                    let integer = (i32::from(value) - offset) as f32;
-                    match weights.get_mut(slot as usize) {
-                        Some(weight) => *weight = integer,
-                        None => extras[slot as usize - columns] = integer,
+                for part in self.without_extra(stream) {
+                    for (&input, &value) in inputs[part.clone()].iter().zip(&values[part]) {
+                        weights[input as usize] = (i32::from(value) - offset) as f32;
                     }
                 }
+            }
+            for (integer, at) in extras.iter_mut().zip(extra) {
+                *integer = self.integer(values[at.position], at.position) as f32;
             }
         }
         for (index, tile) in tiles.clone().enumerate() {
@@ -268,15 +253,15 @@ impl PreparedMatrix<'_> {
             let escapes = self.visit_escapes(tile, |escape| {
                 let row = index * height + escape.row;
                 let value = values[row * width + escape.position];
-                let chunk = escape.position / self.geometry().columns_per_chunk();
-                let integer = i32::from(value) - self.offset_of_chunk(chunk) + escape.addend;
+                let integer = self.integer(value, escape.position) + escape.addend;
                 legal &= integer.abs() <= MAX_INTEGER;
                 if shown[row] > 0 {
-                    let slot = slots[escape.position] as usize;
-                    let weights = &mut out[(shown[row] as usize - 1) * columns..][..columns];
-                    match weights.get_mut(slot) {
-                        Some(weight) => *weight = integer as f32,
-                        None => extras[row * extra.len() + slot - columns] = integer as f32,
+                    match extra.binary_search_by_key(&escape.position, |at| at.position) {
+                        Ok(at) => extras[row * extra.len() + at] = integer as f32,
+                        Err(_) => {
+                            let weights = &mut out[(shown[row] as usize - 1) * columns..][..columns];
+                            weights[inputs[escape.position] as usize] = integer as f32;
+                        }
                     }
                 }
             });
@@ -291,10 +276,14 @@ impl PreparedMatrix<'_> {
                 continue;
             }
             let weights = &mut out[index * columns..(index + 1) * columns];
-            weights.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
+            for part in self.without_extra(self.padding..width) {
+                for (&input, &scale) in inputs[part.clone()].iter().zip(&scales[part]) {
+                    weights[input as usize] *= scale;
+                }
+            }
             let extras = &extras[row * extra.len()..(row + 1) * extra.len()];
-            for ((column, scale), integer) in extra.iter().zip(extras) {
-                weights[*column as usize] += scale * integer;
+            for (at, integer) in extra.iter().zip(extras) {
+                weights[at.input as usize] += at.scale * integer;
             }
             if let Some(row_scales) = self.matrix.row_scales() {
                 let scale = row_scales[first_row + row];
@@ -302,6 +291,20 @@ impl PreparedMatrix<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The integer of a decoded value, without what an escape adds.
+    fn integer(&self, value: u8, position: usize) -> i32 {
+        i32::from(value) - self.offset_of_chunk(position / self.geometry().columns_per_chunk())
+    }
+
+    /// Stretches of `positions` between the extra ones.
+    fn without_extra(&self, positions: Range<usize>) -> impl Iterator<Item = Range<usize>> + '_ {
+        let before = |end: usize| self.extra.partition_point(|at| at.position < end);
+        let extra = &self.extra[before(positions.start)..before(positions.end)];
+        let starts = std::iter::once(positions.start).chain(extra.iter().map(|at| at.position + 1));
+        let ends = extra.iter().map(|at| at.position).chain(std::iter::once(positions.end));
+        starts.zip(ends).map(|(start, end)| start..end)
     }
 
     /// Stream positions (without padding) and offset of each class.

@@ -56,7 +56,7 @@ impl std::ops::Deref for SharedTable {
 }
 
 /// Names a standard table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TableIdentifier {
     /// One of `spec/standard-tables.txt`.
     Single(u8),

@@ -9,7 +9,7 @@ pub const NEXT_STATE: [[u8; 2]; 8] = [[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7
 pub const PAIR_TAPS: [u8; 2] = [0o133 >> 1, 0o042 >> 1];
 
 /// Which trellis a matrix uses. Every path starts in state 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Trellis {
     /// No memory: the state stays 0, so every integer is even (m = 2k).
     Scalar,
