@@ -78,8 +78,8 @@ impl Places {
     }
 }
 
-/// An escape of each lane. They are added one by one: gathering and scattering sums is slower on AMD's processors, no
-/// faster on Intel's.
+/// An escape of each lane. They are added one by one: gathering and scattering sums is no faster on Intel's processors, and
+/// on AMD's these are slow instructions.
 #[derive(Clone, Copy)]
 #[repr(align(32))]
 struct Found {
