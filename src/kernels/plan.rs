@@ -40,8 +40,8 @@ pub(super) enum Tables {
     Avx512(Arc<Avx512Table>),
 }
 
-/// Those of the standard tables that were met, made once for all matrices: most classes have one of them, and there
-/// are but some two hundred.
+/// Those of the standard tables that were met, made once for all matrices: most classes have one of them, and there are
+/// but 356.
 static STANDARD: Mutex<BTreeMap<(TableIdentifier, Trellis, Isa), Tables>> = Mutex::new(BTreeMap::new());
 
 impl Tables {
@@ -70,7 +70,7 @@ impl Tables {
 /// Cheap to make (about as much work as parsing the header), immutable, and shared freely between threads. A payload with
 /// all its matrices made ready stays within what [`Limits`](crate::payload::Limits) says of an opened payload, and 9 KiB
 /// more for each class of each matrix. Tables of standard class tables are shared by all matrices and stay when these are
-/// dropped: at most 8 MiB for each instruction set that is used, of which a model needs some 200 KiB.
+/// dropped: at most 8 MiB for each instruction set that is used, a small part of it for most models.
 #[derive(Clone, Debug)]
 pub struct PreparedMatrix<'a> {
     pub(super) matrix: Matrix<'a>,
@@ -159,5 +159,40 @@ impl<'a> PreparedMatrix<'a> {
     /// Activation groups of the stream.
     pub(super) fn groups(&self, rounding: Rounding) -> usize {
         self.matrix.stream_length().div_ceil(rounding.group_columns())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::measure::synthetic_payload;
+    use crate::payload::{Limits, Payload};
+
+    /// Address of a class's tables.
+    fn address(tables: &Tables) -> usize {
+        match tables {
+            Tables::Scalar(table) => Arc::as_ptr(table).addr(),
+            #[cfg(target_arch = "x86_64")]
+            Tables::Avx2(table) => Arc::as_ptr(table).addr(),
+            #[cfg(target_arch = "x86_64")]
+            Tables::Avx512(table) => Arc::as_ptr(table).addr(),
+        }
+    }
+
+    #[test]
+    fn standard_tables_are_shared_and_depend_on_trellis_and_instruction_set() {
+        let bytes = synthetic_payload(64, 64, 3.0, 1);
+        let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+        let mut classes = payload.matrices()[0].classes().iter();
+        let class = classes.find(|class| class.standard_table().is_some()).expect("small matrices use them");
+        for isa in Isa::all_available() {
+            let of = |trellis, isa| address(&Tables::of(class, trellis, isa));
+            let first = of(Trellis::EightState, isa);
+            assert_eq!(first, of(Trellis::EightState, isa), "{isa:?}");
+            assert_ne!(first, of(Trellis::Pairs, isa), "{isa:?}");
+            for other in Isa::all_available().filter(|&other| other != isa) {
+                assert_ne!(first, of(Trellis::EightState, other), "{isa:?} {other:?}");
+            }
+        }
     }
 }

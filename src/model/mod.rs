@@ -24,6 +24,7 @@ mod ops;
 mod runner;
 mod sampling;
 mod source;
+pub(crate) mod spread;
 pub mod tokenizer;
 mod weights;
 
@@ -36,7 +37,6 @@ pub use decode::{Decoder, DecoderOptions};
 pub use error::ModelError;
 pub use forward::{Model, EMBEDDING, OUTPUT};
 pub use head::{RowTable, TokenTable};
-pub(crate) use ops::{spread, watched};
 pub use ops::{DenseMatrix, MatrixProduct, RopeScaling};
 pub use runner::{LayerRunner, Round};
 pub use sampling::{Random, Sampler};

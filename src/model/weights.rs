@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::ModelError;
-use super::ops::{add_bias, spread, DenseMatrix, MatrixProduct};
+use super::ops::{add_bias, DenseMatrix, MatrixProduct};
 use super::source::{TensorShape, TensorSource};
+use super::spread::spread;
 
 /// What a linear layer multiplies. Layers of one kind in one block share their input, hence its statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -64,8 +64,9 @@ fn run_parts(mut whole: Preparation<'_>, parts: usize) {
 /// Threads that fall to a matrix of `rows` rows when `all_rows` are multiplied with one vector at a time: fewer tiles in
 /// turn decode slower, so a matrix is not cut for threads that others keep busy.
 fn threads_for(rows: usize, all_rows: usize) -> usize {
-    let share = rows as f64 / all_rows.max(1) as f64;
-    (rayon::current_num_threads() as f64 * share).round().max(1.0) as usize
+    let threads = rayon::current_num_threads() * rows;
+    // Rounded to the nearest number.
+    ((threads + all_rows / 2) / all_rows.max(1)).max(1)
 }
 
 /// Gives back all threads' working memory, which a prompt needs more of than single tokens do.

@@ -1,6 +1,6 @@
 //! Work on a matrix product cut into ranges of weight rows.
 
-use crate::model::spread;
+use crate::model::spread::spread;
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,6 +1,5 @@
 //! Causal attention over grouped heads.
 
-use super::spread::spread;
 use faer::linalg::matmul::matmul;
 use faer::reborrow::ReborrowMut;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -9,6 +8,7 @@ use super::reduce::{dot, exponentials};
 use crate::model::batch::Span;
 use crate::model::cache::LayerCache;
 use crate::model::error::ModelError;
+use crate::model::spread::spread;
 
 /// Queries whose scores are held at a time.
 pub(super) const QUERIES_PER_BLOCK: usize = 128;

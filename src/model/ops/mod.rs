@@ -35,7 +35,6 @@ mod gradient;
 mod matmul;
 mod reduce;
 mod rope;
-mod spread;
 
 pub use attention::{attend, AttentionShape, KeyValues};
 pub use attention_gradient::attend_gradient;
@@ -46,7 +45,6 @@ pub use gradient::{
 pub use matmul::{add_product, multiply_transposed, DenseMatrix, MatrixProduct};
 pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials, widen};
 pub use rope::{Pairing, Rope, RopeScaling};
-pub(crate) use spread::{spread, watched};
 
 /// Rows that one task of an element-wise operation takes.
 const ROWS_PER_TASK: usize = 64;
