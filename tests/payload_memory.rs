@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::forge::{payload, Class, Entry, Plan};
+use common::forge::{payload, Class, Entry, Plan, Table};
 use common::mutate::mutate;
 use common::Random;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -169,10 +169,12 @@ fn memory_is_bounded() {
     println!("{} bytes for a row, {} for a column", peak_rows >> 20, peak_columns / columns);
     assert!(peak_columns < promised(bytes.len(), columns + 1), "{peak_columns} for {columns} columns");
 
-    // As many classes as can be, in many matrices.
+    // As many classes as can be, in many matrices, each with a table of its own: standard ones are shared.
     let mut classes = plan(1, 128);
     classes.width = 4;
-    classes.classes = (0..32).map(Class::Standard).collect();
+    let runs = vec![(0, 128), (1, 128)];
+    let table = || Table { raw_bits: 0, smallest: [0, 0], runs: [runs.clone(), runs.clone()] };
+    classes.classes = (0..32).map(|_| Class::Inline(table())).collect();
     classes.first = (0..128).map(|i| Entry { class: i / 4, ..entry(i) }).collect();
     let crowded = payload(1, 128, &vec![classes.section().bytes(); 16]);
     let cases = [(&long, (1 << 20) + 1, 0), (&bytes, columns + 1, 1), (&crowded, 16 * 129, 16 * 32)];

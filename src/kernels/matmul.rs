@@ -72,7 +72,7 @@ pub(super) struct Product<'p> {
 
 impl PreparedMatrix<'_> {
     fn rows_padded(&self) -> usize {
-        padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
+        padded_steps(self.most_steps()) * self.geometry().rows_per_step()
     }
 
     /// Scratch bytes that [`Self::matmul`] and [`Self::matvec`] need for `batch` vectors, for any range of tiles.
@@ -83,7 +83,7 @@ impl PreparedMatrix<'_> {
     /// Scratch bytes of [`Self::matmul_group`].
     pub(super) fn product_scratch(&self, batch: usize, rounding: Rounding) -> usize {
         let sums = self.rows_padded() * (batch * rounding.terms()).min(MOST_VECTORS);
-        self.decode_groups_scratch(rounding) + 2 * dispatch::interleave(self.isa) * bytes_for::<f32>(sums)
+        self.decode_groups_scratch(rounding) + 2 * self.most_tiles() * bytes_for::<f32>(sums)
     }
 
     /// Product of the rows of `tiles` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these

@@ -26,15 +26,14 @@ impl PreparedMatrix<'_> {
         if rounding == Rounding::Mixed {
             return self.product_scratch(1, rounding);
         }
-        let steps = self.geometry().steps();
-        let tiles = dispatch::interleave(self.isa);
+        let (steps, tiles) = (self.most_steps(), self.most_tiles());
         bytes_for::<i32>(tiles * terms * accumulator_stride(steps))
             + bytes_for::<f32>(tiles * terms * self.sums_per_tile())
             + tiles * bytes_for::<u8>(tail_bytes(steps))
     }
 
     fn sums_per_tile(&self) -> usize {
-        padded_steps(self.geometry().steps()) * self.geometry().rows_per_step()
+        padded_steps(self.most_steps()) * self.geometry().rows_per_step()
     }
 
     /// Product of the rows of `tiles` with one prepared vector: `y` has one element for each of these rows.
@@ -89,7 +88,7 @@ impl PreparedMatrix<'_> {
     ) -> Result<(), KernelError> {
         let full = self.rows() / self.geometry().rows_per_tile();
         let full_end = tiles.end.min(full.max(tiles.start));
-        let most = dispatch::interleave(self.isa);
+        let most = self.tiles_at_once();
         let mut start = tiles.start;
         let mut groups = (full_end - start).div_ceil(most);
         while groups > 0 {

@@ -30,14 +30,14 @@ pub(super) const fn padded_steps(steps: usize) -> usize {
 impl PreparedMatrix<'_> {
     /// Bytes of decoded values of one tile and group.
     pub(super) fn group_bytes(&self, rounding: Rounding) -> usize {
-        self.chunks_per_group(rounding) * padded_steps(self.geometry().steps()) * 64
+        self.chunks_per_group(rounding) * padded_steps(self.most_steps()) * 64
     }
 
     /// Scratch bytes of [`Self::decode_groups`].
     pub(super) fn decode_groups_scratch(&self, rounding: Rounding) -> usize {
-        let tiles = dispatch::interleave(self.isa);
+        let tiles = self.most_tiles();
         bytes_for::<u8>(tiles * self.group_bytes(rounding))
-            + tiles * bytes_for::<u8>(tail_bytes(self.geometry().steps()))
+            + tiles * bytes_for::<u8>(tail_bytes(self.most_steps()))
     }
 
     /// Decodes `tiles` (of equally many steps, at most as many as the kernel interleaves) by the groups of `rounding`.

@@ -1,6 +1,7 @@
 //! A matrix made ready for the kernels: lookup tables of each class, derived once.
 
 use super::activations::Rounding;
+use super::dispatch;
 use super::isa::Isa;
 use super::rows::{extra_positions, ExtraPosition};
 use super::scalar::ScalarTable;
@@ -41,7 +42,7 @@ pub(super) enum Tables {
 }
 
 /// Those of the standard tables that were met, made once for all matrices: most classes have one of them, and there are
-/// but 356.
+/// but 860 with all trellises.
 static STANDARD: Mutex<BTreeMap<(TableIdentifier, Trellis, Isa), Tables>> = Mutex::new(BTreeMap::new());
 
 impl Tables {
@@ -131,7 +132,17 @@ impl<'a> PreparedMatrix<'a> {
 
     /// Tiles that the instruction set decodes in turn: ranges of fewer run slower.
     pub fn tiles_at_once(&self) -> usize {
-        super::dispatch::interleave(self.isa)
+        dispatch::interleave(self.isa)
+    }
+
+    /// The most tiles of this matrix that are decoded in turn.
+    pub(super) fn most_tiles(&self) -> usize {
+        self.tiles_at_once().min(self.tiles())
+    }
+
+    /// Steps of its first tile, which no other exceeds.
+    pub(super) fn most_steps(&self) -> usize {
+        self.geometry().steps_in_tile(self.rows(), 0)
     }
 
     /// Rows of a tile range, clipped to the matrix: where its results go.

@@ -1,7 +1,6 @@
 //! Integers and weights of whole rows.
 
 use super::activations::Rounding;
-use super::dispatch;
 use super::error::{require, KernelError};
 use super::plan::PreparedMatrix;
 use super::scratch::{bytes_for, Carver};
@@ -25,18 +24,23 @@ pub(super) struct ExtraPosition {
 /// All of them in stream order: few, so that rows are put into input order by the stream's own list.
 pub(super) fn extra_positions(columns: usize, inputs: &[u32], scales: &[f32]) -> Vec<ExtraPosition> {
     let mut seen = vec![false; columns];
-    let extra = |(position, (&input, &scale)): (usize, (&u32, &f32))| {
-        let again = input != PADDING && std::mem::replace(&mut seen[input as usize], true);
-        again.then_some(ExtraPosition { position, input, scale })
-    };
-    inputs.iter().zip(scales).enumerate().filter_map(extra).collect()
+    let mut again = |input: u32| input != PADDING && std::mem::replace(&mut seen[input as usize], true);
+    let count = inputs.iter().filter(|&&input| again(input)).count();
+    let mut positions = Vec::with_capacity(count);
+    seen.fill(false);
+    for (position, (&input, &scale)) in inputs.iter().zip(scales).enumerate() {
+        if input != PADDING && std::mem::replace(&mut seen[input as usize], true) {
+            positions.push(ExtraPosition { position, input, scale });
+        }
+    }
+    positions
 }
 
 impl PreparedMatrix<'_> {
     /// Tiles whose values are kept at a time.
     fn row_tiles(&self) -> usize {
         let tile = self.geometry().rows_per_tile() * self.matrix.stream_length().max(1);
-        (ROW_BUFFER / tile).clamp(1, dispatch::interleave(self.isa))
+        (ROW_BUFFER / tile).clamp(1, self.most_tiles())
     }
 
     /// Scratch bytes that [`Self::decode_rows`] needs.

@@ -28,7 +28,7 @@ impl Texts {
         ends.shrink_to_fit();
         let count = u32::try_from(ends.len()).ok().filter(|&count| count < FREE)?;
         // At least a quarter of the slots stays free.
-        let slots = ends.len().checked_mul(4)?.div_ceil(3).checked_add(1)?.checked_next_power_of_two()?;
+        let slots = ends.len().checked_mul(4)?.div_ceil(3).max(2).checked_next_power_of_two()?;
         let mut all = Self { bytes, ends, slots: vec![FREE; slots], hasher: RandomState::new() };
         for number in 0..count {
             let slot = all.slot(all.text(number));
