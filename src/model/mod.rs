@@ -37,7 +37,7 @@ pub use decode::{Decoder, DecoderOptions};
 pub use error::ModelError;
 pub use forward::{Model, EMBEDDING, OUTPUT};
 pub use head::{RowTable, TokenTable};
-pub use ops::{DenseMatrix, MatrixProduct, RopeScaling};
+pub use ops::{Beside, DenseMatrix, MatrixProduct, RopeScaling};
 pub use runner::{LayerRunner, Round};
 pub use sampling::{Random, Sampler};
 pub use source::{TensorShape, TensorSource};

@@ -3,22 +3,73 @@
 //! A pool's thread that finds nothing to do goes to sleep after some microseconds, and waking it takes longer than a small
 //! matrix product does. So here threads that wait look for work a little longer.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Looks for work without finding any, after which a thread may sleep: about half a millisecond.
-const PATIENCE: usize = 1000;
+/// How long a thread looks for work without finding any before it may sleep.
+const PATIENCE: Duration = Duration::from_micros(500);
+/// How long it does so at all, work found or not: with several callers there may always be some.
+const LONGEST: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// Pieces of work on this thread's stack.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A piece of work on this thread's stack, counted while it lives.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+/// What is left of a [`spread`].
+struct Left {
+    next: AtomicUsize,
+    items: AtomicUsize,
+    /// Somebody's work panicked: the rest is not begun.
+    panicked: AtomicBool,
+}
+
+/// An item in work; counts as done when it is dropped, by a panic too.
+struct Item<'l>(&'l Left);
+
+impl Drop for Item<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::Relaxed);
+        }
+        self.0.items.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Calls `work` with every item, on as many of the pool's threads as have time. Items are taken in order.
 pub(crate) fn spread<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
     let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    let (next, left) = (AtomicUsize::new(0), AtomicUsize::new(items.len()));
+    let left = Left {
+        next: AtomicUsize::new(0),
+        items: AtomicUsize::new(items.len()),
+        panicked: AtomicBool::new(false),
+    };
     let take = || {
-        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let _inside = Inside::enter();
+        while !left.panicked.load(Ordering::Relaxed) {
+            let Some(item) = items.get(left.next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let _item = Item(&left);
             if let Some(item) = item.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 work(item);
             }
-            left.fetch_sub(1, Ordering::Relaxed);
         }
     };
     let helpers = items.len().min(rayon::current_num_threads()).saturating_sub(1);
@@ -30,36 +81,45 @@ pub(crate) fn spread<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(
             scope.spawn(|_| take());
         }
         take();
-        work_while(|| left.load(Ordering::Relaxed) > 0);
+        work_while(|| left.items.load(Ordering::Relaxed) > 0 && !left.panicked.load(Ordering::Relaxed));
     });
 }
 
-/// Calls `body`, with the pool's other threads on the watch for its work.
+/// Calls `body`, whose work is [`spread`], with the pool's other threads on the watch for it. Nobody waits for those that
+/// watch, and one that has other work under way does not begin to.
 pub(crate) fn watched<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-    let done = AtomicBool::new(false);
-    rayon::scope(|scope| {
-        let leader = rayon::current_thread_index();
-        let done = &done;
-        scope.spawn_broadcast(move |_, context| {
-            if Some(context.index()) != leader {
-                work_while(|| !done.load(Ordering::Relaxed));
-            }
-        });
-        let result = body();
-        done.store(true, Ordering::Relaxed);
-        result
+    /// Set when it is dropped.
+    struct Done(Arc<AtomicBool>);
+    impl Drop for Done {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    rayon::scope(|_| {
+        let done = Done(Arc::default());
+        if rayon::current_num_threads() > 1 {
+            let (leader, seen) = (rayon::current_thread_index(), Arc::clone(&done.0));
+            rayon::spawn_broadcast(move |context| {
+                if Some(context.index()) != leader && DEPTH.get() == 0 {
+                    let _inside = Inside::enter();
+                    work_while(|| !seen.load(Ordering::Relaxed));
+                }
+            });
+        }
+        let _inside = Inside::enter();
+        body()
     })
 }
 
-/// Does whatever work of the pool there is while `condition` holds, unless there is none for long. That limit matters
+/// Does whatever work of the pool there is while `condition` holds, unless there is none for long. Both limits matter
 /// where several callers share the pool: what one waits for may be further down on this thread's stack.
 fn work_while(condition: impl Fn() -> bool) {
-    let mut idle = 0;
-    while idle < PATIENCE && condition() {
+    let start = Instant::now();
+    let mut found = start;
+    while condition() && found.elapsed() < PATIENCE && start.elapsed() < LONGEST {
         if rayon::yield_now() == Some(rayon::Yield::Executed) {
-            idle = 0;
+            found = Instant::now();
         } else {
-            idle += 1;
             std::thread::yield_now();
         }
     }
@@ -96,6 +156,48 @@ mod tests {
         let run = || pool.install(|| watched(|| spread(0..9, |item| assert!(item != 5))));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
         pool.install(|| spread(0..9, |_| {}));
+    }
+
+    #[test]
+    fn nothing_is_begun_after_a_panic() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let begun = AtomicUsize::new(0);
+        let work = |item| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            assert!(item != 2);
+        };
+        let run = || pool.install(|| spread(0..9, work));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+        assert_eq!(begun.into_inner(), 3);
+    }
+
+    #[test]
+    fn nobody_waits_for_another_callers_work() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            // One caller keeps one of the threads until the other has had its many short turns.
+            let long = scope.spawn(|| {
+                pool.install(|| {
+                    watched(|| {
+                        begun.store(true, Ordering::Relaxed);
+                        let start = Instant::now();
+                        while !over.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(60) {
+                            std::thread::yield_now();
+                        }
+                        over.load(Ordering::Relaxed)
+                    })
+                })
+            });
+            while !begun.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            for _ in 0..50 {
+                pool.install(|| watched(|| spread(0..4, |_| {})));
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(long.join().unwrap(), "short turns waited for the long one");
+        });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::error::ModelError;
-use super::ops::{add_bias, DenseMatrix, MatrixProduct};
+use super::ops::{add_bias, Beside, DenseMatrix, MatrixProduct};
 use super::source::{TensorShape, TensorSource};
 use super::spread::spread;
 
@@ -71,14 +71,14 @@ impl std::fmt::Debug for Linear {
 impl Linear {
     /// Outputs for each token: `x` tokens × columns, result tokens × rows.
     pub fn apply(&self, x: &[f32]) -> Result<Vec<f32>, ModelError> {
-        self.apply_beside(x, self.matrix.rows())
+        self.apply_beside(x, Beside { before: 0, rows: self.matrix.rows() })
     }
 
-    /// The same as one of several at a time, which have `all_rows` rows together.
-    fn apply_beside(&self, x: &[f32], all_rows: usize) -> Result<Vec<f32>, ModelError> {
+    /// The same as one of several at a time.
+    fn apply_beside(&self, x: &[f32], beside: Beside) -> Result<Vec<f32>, ModelError> {
         let tokens = x.len().checked_div(self.matrix.columns()).unwrap_or(0);
         let mut y = vec![0.0; tokens * self.matrix.rows()];
-        self.matrix.multiply_beside(x, &mut y, all_rows)?;
+        self.matrix.multiply_beside(x, &mut y, beside)?;
         if let Some(bias) = &self.bias {
             add_bias(&mut y, bias);
         }
@@ -107,13 +107,14 @@ impl LayerWeights {
         roles: [&'static str; N],
         x: &[f32],
     ) -> Result<[Vec<f32>; N], ModelError> {
-        let mut all_rows = 0usize;
-        for role in roles {
-            all_rows = all_rows.saturating_add(self.linear(role)?.matrix.rows());
+        let (mut rows, mut before) = (0usize, [0; N]);
+        for (role, before) in roles.into_iter().zip(&mut before) {
+            *before = rows;
+            rows = rows.saturating_add(self.linear(role)?.matrix.rows());
         }
         let mut results = [const { Ok(Vec::new()) }; N];
-        spread(roles.into_iter().zip(&mut results), |(role, result)| {
-            *result = self.linear(role).and_then(|linear| linear.apply_beside(x, all_rows));
+        spread(roles.into_iter().zip(before).zip(&mut results), |((role, before), result)| {
+            *result = self.linear(role).and_then(|linear| linear.apply_beside(x, Beside { before, rows }));
         });
         let mut outputs = [const { Vec::new() }; N];
         for (output, result) in outputs.iter_mut().zip(results) {

@@ -4,7 +4,7 @@ use super::on_demand::{multiply_floats, source_error, tokens_of, Located};
 use super::shares::{multiply, shares, Share};
 use super::tensor::open_payload;
 use crate::kernels::{KernelError, Preparation, PreparedMatrix, Rounding, Scratch};
-use crate::model::{MatrixProduct, ModelError, TokenTable};
+use crate::model::{Beside, MatrixProduct, ModelError, TokenTable};
 use crate::payload::Limits;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -61,12 +61,14 @@ fn run_parts(mut whole: Preparation<'_>, parts: usize) {
     rayon::join(|| run_parts(first, parts / 2), || run_parts(second, parts.div_ceil(2)));
 }
 
-/// Threads that fall to a matrix of `rows` rows when `all_rows` are multiplied with one vector at a time: fewer tiles in
-/// turn decode slower, so a matrix is not cut for threads that others keep busy.
-fn threads_for(rows: usize, all_rows: usize) -> usize {
-    let threads = rayon::current_num_threads() * rows;
-    // Rounded to the nearest number.
-    ((threads + all_rows / 2) / all_rows.max(1)).max(1)
+/// How many of `threads` threads fall to a matrix of `rows` rows beside others, with one vector at a time: fewer tiles in
+/// turn decode slower, so a matrix is not cut for threads that others keep busy. All together get each thread once,
+/// unless there are more matrices than threads.
+fn threads_for(rows: usize, beside: Beside, threads: usize) -> usize {
+    let all = beside.rows.max(1) as u128;
+    // The thread in whose share a row begins, rounded to the nearest bound.
+    let bound = |row: usize| ((row as u128 * threads as u128 + all / 2) / all) as usize;
+    bound(beside.before.saturating_add(rows)).saturating_sub(bound(beside.before)).max(1)
 }
 
 /// Gives back all threads' working memory, which a prompt needs more of than single tokens do.
@@ -152,10 +154,10 @@ impl MatrixProduct for FusedMatrix {
     }
 
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError> {
-        self.multiply_beside(x, y, self.rows())
+        self.multiply_beside(x, y, Beside { before: 0, rows: self.rows() })
     }
 
-    fn multiply_beside(&self, x: &[f32], y: &mut [f32], all_rows: usize) -> Result<(), ModelError> {
+    fn multiply_beside(&self, x: &[f32], y: &mut [f32], beside: Beside) -> Result<(), ModelError> {
         let (rows, columns) = (self.rows(), self.columns());
         let tokens = tokens_of(rows, columns, x, y)?;
         let (tiles, height) = (self.matrix().tiles(), self.height());
@@ -163,7 +165,7 @@ impl MatrixProduct for FusedMatrix {
             Arithmetic::Integer | Arithmetic::FineInteger => {
                 // Each result is the same whatever the cut.
                 let threads = match tokens {
-                    1 => threads_for(rows, all_rows),
+                    1 => threads_for(rows, beside, rayon::current_num_threads()),
                     _ => rayon::current_num_threads(),
                 };
                 let shares = shares(tiles, self.matrix().tiles_at_once(), height, rows, threads);
@@ -263,5 +265,40 @@ impl TokenTable for FusedTable {
 
     fn product(&self) -> Option<&dyn MatrixProduct> {
         Some(&self.matrix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_side_by_side_get_each_thread_once() {
+        for threads in [1usize, 2, 3, 8, 16, 64] {
+            for matrices in [
+                &[2048usize, 2048, 2048][..],
+                &[4096, 1024, 1024],
+                &[2048, 512, 512],
+                &[1536, 1536],
+                &[7],
+                &[usize::MAX / 2; 2],
+            ] {
+                let all = matrices.iter().sum();
+                let mut before = 0;
+                let mut given = Vec::new();
+                for &rows in matrices {
+                    given.push(threads_for(rows, Beside { before, rows: all }, threads));
+                    before += rows;
+                }
+                let sum: usize = given.iter().sum();
+                let enough = threads >= 8 || matrices.len() == 1;
+                assert!(
+                    given.iter().all(|&given| given > 0) && (!enough || sum == threads),
+                    "{threads} {given:?}"
+                );
+                assert!(sum <= threads.max(matrices.len()) + matrices.len() - 1, "{threads} {given:?}");
+            }
+        }
+        assert_eq!(threads_for(0, Beside { before: 0, rows: 0 }, 4), 1);
     }
 }

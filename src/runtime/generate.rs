@@ -126,16 +126,25 @@ impl TextModel {
         let resident_bytes = if self.coded { usize::MAX } else { self.options.float_bytes };
         let options = DecoderOptions { precision: self.options.cache, resident_bytes };
         let decoder = Decoder::new(Arc::clone(&self.model), 1, context, &options)?;
-        Ok(Session { owner: self, decoder, context })
+        Ok(Session { owner: self, decoder, context, watcher: None })
     }
 }
 
+/// Is told how many tokens of a prompt were read.
+type Watcher = Box<dyn FnMut(usize) + Send>;
+
 /// A text in the making: what was said so far is in the key-value cache.
-#[derive(Debug)]
 pub struct Session<'m> {
     owner: &'m TextModel,
     decoder: Decoder,
     context: usize,
+    watcher: Option<Watcher>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session with {} of {} tokens", self.held(), self.context)
+    }
 }
 
 /// Why generation ended.
@@ -184,6 +193,11 @@ impl Session<'_> {
         self.decoder.lengths().first().copied().unwrap_or(0)
     }
 
+    /// From now on `watcher` is told after each part of a text that is appended how many tokens it had.
+    pub fn watch_prompt(&mut self, watcher: impl FnMut(usize) + Send + 'static) {
+        self.watcher = Some(Box::new(watcher));
+    }
+
     /// Forgets everything said so far.
     pub fn clear(&mut self) {
         self.decoder.clear();
@@ -198,17 +212,22 @@ impl Session<'_> {
         if tokens.len() > context.saturating_sub(held) {
             return Err(GenerateError::Context { prompt: tokens.len(), context, held });
         }
-        let (decoder, width) = (&mut self.decoder, self.owner.model.hyperparameters().width);
-        // One call into the pool for all products, instead of one for each.
-        let logits = watched(|| -> Result<_, GenerateError> {
+        let (decoder, watcher) = (&mut self.decoder, &mut self.watcher);
+        let width = self.owner.model.hyperparameters().width;
+        let mut run = || -> Result<_, GenerateError> {
             let mut last = None;
             for part in tokens.chunks(PROMPT_TOKENS) {
                 last = Some(decoder.append(&[(0, part)])?);
+                if let Some(watcher) = watcher.as_mut().filter(|_| tokens.len() > 1) {
+                    watcher(part.len());
+                }
             }
             let hidden = last.ok_or(GenerateError::EmptyPrompt)?;
             let row = hidden.rchunks(width.max(1)).next().unwrap_or_default();
             Ok(decoder.logits(row)?)
-        })?;
+        };
+        // One call into the pool for all products, instead of one for each. Those of a single token are small.
+        let logits = if tokens.len() == 1 { watched(run)? } else { rayon::scope(|_| run())? };
         if tokens.len() > 1 {
             release_scratch();
         }

@@ -11,6 +11,15 @@ const TOKENS_PER_TASK: usize = 512;
 /// Output features that one task computes when there are few tokens.
 const OUTPUTS_PER_TASK: usize = 192;
 
+/// Where a matrix stands among those that are multiplied side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Rows of the matrices before it.
+    pub before: usize,
+    /// Rows of all of them, its own among them.
+    pub rows: usize,
+}
+
 /// A weight matrix as the forward pass sees it: anything that maps input features to output features.
 pub trait MatrixProduct: Send + Sync {
     /// Output features.
@@ -23,10 +32,9 @@ pub trait MatrixProduct: Send + Sync {
     /// An error if the lengths do not fit.
     fn multiply(&self, x: &[f32], y: &mut [f32]) -> Result<(), ModelError>;
 
-    /// [`multiply`](Self::multiply) while other matrices of the same input are multiplied at the same time; `all_rows` are
-    /// the rows of all of them and this one. A product that is cut for threads may be cut into fewer pieces then; the
-    /// results are the same.
-    fn multiply_beside(&self, x: &[f32], y: &mut [f32], _all_rows: usize) -> Result<(), ModelError> {
+    /// [`multiply`](Self::multiply) while other matrices of the same input are multiplied at the same time. A product that
+    /// is cut for threads may be cut into fewer pieces then; the results are the same.
+    fn multiply_beside(&self, x: &[f32], y: &mut [f32], _beside: Beside) -> Result<(), ModelError> {
         self.multiply(x, y)
     }
 

@@ -42,7 +42,7 @@ pub use elementwise::{add_assign, add_bias, multiply_gelu, multiply_silu, rms_no
 pub use gradient::{
     multiply_gelu_gradient, multiply_silu_gradient, rms_norm_gradient, rms_norm_gradient_in_place,
 };
-pub use matmul::{add_product, multiply_transposed, DenseMatrix, MatrixProduct};
+pub use matmul::{add_product, multiply_transposed, Beside, DenseMatrix, MatrixProduct};
 pub use reduce::{argmax, divergence_sum, exponential_sum, scaled_exponentials, widen};
 pub use rope::{Pairing, Rope, RopeScaling};
 

@@ -112,7 +112,8 @@ impl Rope {
         let pairs = self.frequencies.len().max(1);
         if table.len() / pairs < positions {
             let positions = positions.next_power_of_two();
-            let rotations = (0..positions).into_par_iter().flat_map_iter(|position| {
+            // On this thread alone: one that waits for others while it holds the lock may be given work that wants it too.
+            let rotations = (0..positions).flat_map(|position| {
                 self.frequencies.iter().map(move |frequency| {
                     let (sin, cos) = (position as f64 * frequency).sin_cos();
                     [cos as f32 * self.magnitude, sin as f32 * self.magnitude]
