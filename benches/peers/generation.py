@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Times `wsic run` and `llama-bench` in turns and prints tokens per second and the ratios within a round.
 
-Usage: generation.py --bench LLAMA-BENCH [--wsic PATH]... [--rounds N] [--threads 1,2] OURS.gguf PEER.gguf...
-OURS is run by each WSIC given (several compare builds of it), the peers by LLAMA-BENCH, whose libraries are expected beside
-it. A prompt of some 130 tokens, then 48 new ones. Run it on an idle machine.
+Usage: generation.py --bench LLAMA-BENCH [--wsic PATH]... [--ours FILE]... [--ik PYTHON] [--ik-peer FILE]... [--rounds N]
+    [--threads 1,2] OURS.gguf PEER.gguf...
+OURS and further files of ours (--ours) are run by each WSIC given (several compare builds of it), the peers by LLAMA-BENCH,
+whose libraries are expected beside it, and files for ik_llama.cpp (--ik-peer) through PYTHON, which has ik-llama-cpp-python.
+A prompt of some 130 tokens, then 48 new ones. Run it on an idle machine.
 """
 import argparse, json, os, statistics, subprocess, tempfile
 
@@ -28,13 +30,23 @@ def theirs(bench, model, threads):
     return speed("n_prompt"), speed("n_gen")
 
 
+def ik(python, model, threads):
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ik_run.py")
+    output = subprocess.run([python, program, model, threads, "128", NEW], check=True, stdout=subprocess.PIPE).stdout
+    prompt, generation = output.split()
+    return float(prompt), float(generation)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", required=True)
     parser.add_argument("--wsic", action="append")
+    parser.add_argument("--ours", action="append", default=[])
+    parser.add_argument("--ik")
+    parser.add_argument("--ik-peer", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("ours")
+    parser.add_argument("model", metavar="OURS")
     parser.add_argument("peers", nargs="*")
     arguments = parser.parse_args()
     builds = arguments.wsic or ["target/release/wsic"]
@@ -47,9 +59,12 @@ def main():
             runs = {}
             for _ in range(arguments.rounds):
                 for build in builds:
-                    runs.setdefault((build, arguments.ours), []).append(ours(build, arguments.ours, threads, prompt.name))
+                    for model in [arguments.model, *arguments.ours]:
+                        runs.setdefault((build, model), []).append(ours(build, model, threads, prompt.name))
                 for peer in arguments.peers:
                     runs.setdefault(("llama-bench", peer), []).append(theirs(arguments.bench, peer, threads))
+                for peer in arguments.ik_peer:
+                    runs.setdefault(("ik_llama.cpp", peer), []).append(ik(arguments.ik, peer, threads))
             first = next(iter(runs.values()))
             for (program, model), speeds in runs.items():
                 median = lambda part: statistics.median(speed[part] for speed in speeds)
