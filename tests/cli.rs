@@ -280,6 +280,9 @@ fn retagging_changes_ids_only() {
     assert!(
         std::fs::read(bench.path("small.gguf")).unwrap() == std::fs::read(bench.path("back.gguf")).unwrap()
     );
+    for command in [&["verify", "other.gguf"][..], &["run", "other.gguf", "-p", "a"]] {
+        bench.wsic(command).failure().code(1).stderr(predicate::str::contains("--type-id 704"));
+    }
     bench.wsic(&["retag", "small.gguf", "--type-id", "8", "-o", "no.gguf"]).failure();
     bench.wsic(&["retag", "model.gguf", "--type-id", "910", "-o", "no.gguf"]).failure();
 }
@@ -398,6 +401,90 @@ fn bad_input_gives_a_clear_error_and_no_output() {
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf"]).failure().code(2);
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "99"]).failure().code(2);
     bench.wsic(&["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--size", "1MB"]).failure().code(2);
+}
+
+#[test]
+fn outputs_never_replace_what_is_read() {
+    let bench = Bench::new(TINY);
+    bench.convert("small.gguf", &["--bpw", "3", "--no-drift"]).success();
+    bench.wsic(&["calibrate", "model.gguf", "-o", "stats.gguf", "--calibration", "text.txt"]).success();
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    std::fs::copy(bench.path("small.gguf"), bench.path("page.html")).unwrap();
+    let (files, content) = (bench.files(), |name: &str| std::fs::read(bench.path(name)).unwrap());
+    let before: Vec<_> =
+        ["model.gguf", "small.gguf", "stats.gguf", "text.txt", "page.html"].map(content).into();
+    let convert = ["convert", "model.gguf", "--bpw", "3"];
+    let with = |more: &[&'static str]| [&convert[..], more].concat();
+    let cases: [(Vec<&str>, &str); 12] = [
+        (vec!["inspect", "small.gguf", "--report", "small.gguf"], "is the input"),
+        (with(&["-o", "x.gguf", "--log", "model.gguf"]), "is the input"),
+        (with(&["-o", "x.gguf", "--log", "x.gguf"]), "two outputs"),
+        (with(&["-o", "stats.gguf", "--stats", "stats.gguf"]), "is the input"),
+        (with(&["-o", "text.txt", "--calibration", "text.txt"]), "is the input"),
+        (with(&["-o", "folder"]), "is a folder"),
+        (with(&["-o", "none/x.gguf"]), "does not exist"),
+        (with(&["-o", "x.gguf", "--log", "none/log.json"]), "does not exist"),
+        (with(&["-o", "-"]), "standard output"),
+        (
+            vec!["compare", "model.gguf", "--text", "text.txt", "--file", "page.html", "--plot", "page.html"],
+            "is the input",
+        ),
+        (vec!["unpack", "small.gguf", "-o", "folder"], "is a folder"),
+        (vec!["unpack", "small.gguf", "-o", if cfg!(unix) { "/dev/null" } else { "folder" }], "is"),
+    ];
+    for (arguments, expected) in cases {
+        bench.wsic(&arguments).failure().code(1).stderr(predicate::str::contains(expected));
+        assert_eq!(bench.files(), files, "{arguments:?}");
+    }
+    let after: Vec<_> =
+        ["model.gguf", "small.gguf", "stats.gguf", "text.txt", "page.html"].map(content).into();
+    assert!(before == after);
+}
+
+/// Sends a signal to a command once it has begun a file; the names of files that are left, and what it said.
+#[cfg(unix)]
+fn interrupted(bench: &Bench, signal: i32, arguments: &[&str]) -> (Option<i32>, String) {
+    use std::os::unix::process::ExitStatusExt;
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"))
+        .current_dir(bench.folder.path())
+        .args(arguments)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = || bench.files().iter().any(|name| name.contains(".partial"));
+    let start = std::time::Instant::now();
+    while !begun() && start.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    // SAFETY: sends a signal to a child that was not waited for, so its number is still its own.
+    assert_eq!(unsafe { libc::kill(child.id().try_into().unwrap(), signal) }, 0);
+    let output = child.wait_with_output().unwrap();
+    (output.status.signal(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_leave_no_half_files_and_say_how_to_go_on() {
+    let bench = Bench::new(TINY);
+    let convert = ["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--calibration", "text.txt"];
+    let calibrate = ["calibrate", "model.gguf", "-o", "s.gguf", "--calibration", "text.txt"];
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let (ended_by, said) = interrupted(&bench, signal, &convert);
+        assert_eq!(ended_by, Some(signal), "{said}");
+        assert!(said.contains("--resume") && bench.path("x.gguf.partial").is_dir(), "{said}");
+        bench.wsic(&convert).success().stderr(predicate::str::contains("is dropped"));
+        std::fs::remove_file(bench.path("x.gguf")).unwrap();
+
+        let (ended_by, said) = interrupted(&bench, signal, &calibrate);
+        // It may have ended before.
+        assert!(ended_by == Some(signal) || bench.path("s.gguf").exists(), "{said}");
+        assert!(bench.files().iter().all(|name| !name.contains(".partial")), "{:?}", bench.files());
+        let _ = std::fs::remove_file(bench.path("s.gguf"));
+    }
+    bench
+        .wsic(&[&convert[..], &["--resume"]].concat())
+        .success()
+        .stderr(predicate::str::contains("from the beginning"));
 }
 
 #[test]

@@ -89,7 +89,16 @@ fn a_missing_file_is_a_failure_that_names_it() {
 
 #[test]
 fn wrong_values_are_wrong_usage() {
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 16] = [
+        &["convert", "m", "-o", "x", "--bpw", "-1"],
+        &["convert", "m", "-o", "x", "--size", "1.2"],
+        &["convert", "m", "-o", "x", "--size", "-5MB"],
+        &["convert", "m", "-o", "x", "--bpw", "3", "--tensor", "=3"],
+        &["convert", "m", "-o", "x", "--bpw", "3", "--calibration-tokens", "0"],
+        &["compare", "m", "--text", "t"],
+        &["eval", "m", "--text", "t", "--ctx", "1"],
+        &["eval", "m", "--text", "t", "--chunks", "0"],
+        &["verify", "m", "--threads", "100000"],
         &["convert", "m", "-o", "x", "--bpw", "99"],
         &["convert", "m", "-o", "x"],
         &["compare", "m", "--text", "t", "--rates", "2,0"],

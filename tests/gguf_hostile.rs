@@ -261,7 +261,7 @@ fn whole_metadata_has_a_limit() {
 #[test]
 fn other_formats_and_versions() {
     Raw::default().refused(&["magic", "found the end of the file"]);
-    Raw::default().raw(b"ggjt").u32(3).data(32).refused(&["magic", "byte 0"]);
+    Raw::default().raw(b"ggjt").u32(3).data(32).refused(&["begins with", "ggjt", "byte 0"]);
     Raw::default().raw(b"GGUF").u32(1).u32(0).u32(0).data(32).refused(&["version 1"]);
     Raw::default().raw(b"GGUF").raw(&3u32.to_be_bytes()).data(32).refused(&["big-endian", "version 3"]);
     Raw::default().raw(b"GGUF").u32(4).data(32).refused(&["version 4"]);

@@ -2,7 +2,7 @@
 
 use super::progress::Bars;
 use super::settings::CalibrationArguments;
-use super::{output, units, Context};
+use super::{output, outputs, units, Context};
 use crate::convert::calibrate;
 use crate::convert::options::{Options, Target};
 use anyhow::{Context as _, Result};
@@ -31,7 +31,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    super::refuse_same_file(&arguments.input, &arguments.output)?;
+    let inputs = arguments.calibration.inputs().chain([arguments.input.as_path()]);
+    outputs::check(&arguments.output, inputs)?;
     let start = Instant::now();
     let listener = Bars::new(context);
     // The rate is of no account here.
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let size = std::fs::metadata(&arguments.output).with_context(name)?.len();
     let source = statistics.source()?.to_string();
     let value = serde_json::json!({ "output": name(), "bytes": size, "calibration": source });
+    listener.finish();
     output::print(arguments.json, &value, || format!("{}: {}, {source}", name(), units::bytes(size)))?;
     listener.done(start);
     Ok(())

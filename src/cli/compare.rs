@@ -2,13 +2,13 @@
 
 use super::plot::{Plot, Point, Series};
 use super::progress::Bars;
-use super::settings::{parse_bits, CalibrationArguments};
-use super::{eval, output, units, Context};
+use super::settings::{parse_bits, parse_count, parse_tokens, CalibrationArguments};
+use super::{eval, output, outputs, units, Context};
 use crate::convert::options::{Calibration, Options, Target, TensorOverride};
 use crate::convert::{calibrate, convert};
 use crate::model::eval::{Divergence, Reference, Windows};
 use crate::quantize::Method;
-use anyhow::{ensure, Context as _, Result};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -48,10 +48,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", value_parser = plot_path)]
     plot: Option<PathBuf>,
     /// Tokens of a window.
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = parse_tokens)]
     ctx: usize,
     /// Windows, at most.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = parse_count)]
     chunks: usize,
     #[command(flatten)]
     calibration: CalibrationArguments,
@@ -109,10 +109,19 @@ impl Entry {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    ensure!(
-        !(arguments.rates.is_empty() && arguments.files.is_empty()),
-        "nothing to compare: give --rates, or existing files with --file"
-    );
+    if arguments.rates.is_empty() && arguments.files.is_empty() {
+        super::usage_error("nothing to compare: give --rates, or existing files with --file");
+    }
+    let read = || [&arguments.model, &arguments.text].into_iter().chain(&arguments.files);
+    for path in read() {
+        std::fs::metadata(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    }
+    if let Some(path) = &arguments.plot {
+        outputs::check(
+            path,
+            arguments.calibration.inputs().chain(read().map(PathBuf::as_path).collect::<Vec<_>>()),
+        )?;
+    }
     let (reference, _, _) = eval::open(&arguments.model)?;
     let windows = eval::windows(&reference, &arguments.text, arguments.ctx, arguments.chunks)?;
     let say = |what: &str| {
@@ -264,7 +273,7 @@ fn draw(path: &Path, entries: &[Entry], text: &str, windows: &Windows) -> Result
         true => page(&[kl.svg(), ppl.svg()], entries),
         false => Plot::stacked(&[kl, ppl]),
     };
-    std::fs::write(path, drawing).with_context(|| format!("{}: cannot write the plot", path.display()))
+    outputs::write(path, drawing)
 }
 
 /// A page that needs nothing else.

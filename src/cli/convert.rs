@@ -2,13 +2,14 @@
 
 use super::progress::Bars;
 use super::settings::Settings;
-use super::{output, units, Context};
+use super::{interrupt, output, outputs, units, Context};
 use crate::convert::options::{name_pattern, Options};
 use crate::convert::{
-    convert, convert_plain, predict, Outcome, PhasePrediction, PlainOptions, Steps, TensorRecord,
+    convert, convert_plain, is_interrupted, partial_folder, predict, Outcome, PhasePrediction, PlainOptions,
+    Steps, TensorRecord,
 };
 use crate::gguf::GgmlType;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use regex::Regex;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,7 +67,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    super::refuse_same_file(&arguments.input, &arguments.output)?;
+    let extra = [&arguments.kld_text, &arguments.plan].into_iter().flatten().map(PathBuf::as_path);
+    let inputs = arguments.settings.inputs().chain([arguments.input.as_path()]).chain(extra);
+    let outputs: Vec<&Path> = [Some(&arguments.output), arguments.log.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    outputs::check_all(&outputs, inputs)?;
     let kld = arguments.settings.target.kld;
     if arguments.kld_text.is_some() && kld.is_none() {
         super::usage_error("--kld-text is for --kld");
@@ -82,6 +90,17 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         }
         return dry_run(&options(arguments)?, arguments.json, &listener);
     }
+    if !context.quiet {
+        match (arguments.resume, is_interrupted(&arguments.output)) {
+            (true, false) => eprintln!("note: nothing is there to go on with: starting from the beginning"),
+            (false, true) => eprintln!(
+                "note: what an interrupted conversion left in {} is dropped; --resume would have gone on with it",
+                partial_folder(&arguments.output).display()
+            ),
+            _ => {}
+        }
+    }
+    interrupt::conversion(&arguments.output);
     let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {
@@ -99,6 +118,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     if let Some(path) = &arguments.log {
         write_log(path, arguments, &outcome, start)?;
     }
+    listener.finish();
     print(&arguments.output, &outcome, arguments.json)?;
     listener.done(start);
     Ok(())
@@ -159,7 +179,7 @@ fn write_log(path: &Path, arguments: &Arguments, outcome: &Outcome, start: Insta
         tensors: &outcome.tensors,
     };
     let text = serde_json::to_string_pretty(&log)?;
-    std::fs::write(path, text + "\n").with_context(|| format!("{}: cannot write the log", path.display()))
+    outputs::write(path, text + "\n")
 }
 
 /// Weights and bytes of a part of the output.

@@ -1,6 +1,7 @@
 //! `wsic eval`: perplexity, and KL divergence from a reference model.
 
-use super::{output, Context};
+use super::settings::{parse_count, parse_tokens};
+use super::{output, retag, Context};
 use crate::import::{self, Input};
 use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
 use crate::model::{Model, TensorSource, Tokenizer};
@@ -29,10 +30,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
     /// Tokens of a window.
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = parse_tokens)]
     ctx: usize,
     /// Windows, at most [default: all of the text].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     chunks: Option<usize>,
     /// Multiply WSIC tensors as `wsic run` does for a prompt, with activations rounded to integers, instead of exactly.
     /// With the file itself unpacked to f32 as --reference this shows what that rounding costs.
@@ -101,9 +102,20 @@ pub(super) fn windows(model: &Model, text: &Path, ctx: usize, chunks: usize) -> 
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let (model, bytes, weights) = open_as(&arguments.model, arguments.as_run)?;
+    let (model, bytes, weights) = open_as(&arguments.model, arguments.as_run)
+        .or_else(|error| retag::check_file(&arguments.model).and(Err(error)))?;
+    if let Some(path) = &arguments.reference {
+        std::fs::metadata(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    }
     let windows = windows(&model, &arguments.text, arguments.ctx, arguments.chunks.unwrap_or(usize::MAX))?;
     if !context.quiet {
+        let made_for = model.hyperparameters().context;
+        if arguments.ctx > made_for {
+            eprintln!(
+                "note: windows of {} tokens are longer than the {made_for} that the model was made for",
+                arguments.ctx
+            );
+        }
         eprintln!("{} windows of {} tokens", windows.sequences.len(), arguments.ctx);
     }
     let (own, against): (Perplexity, Option<Divergence>) = match &arguments.reference {

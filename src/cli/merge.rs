@@ -1,7 +1,7 @@
 //! `wsic merge`: parts of a model become one file.
 
 use super::progress::Bars;
-use super::{convert, units, Context};
+use super::{convert, outputs, units, Context};
 use crate::convert::merge;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -28,12 +28,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    for part in &arguments.parts {
-        super::refuse_same_file(part, &arguments.output)?;
-    }
+    outputs::check(&arguments.output, arguments.parts.iter().map(PathBuf::as_path))?;
     let start = Instant::now();
     let listener = Bars::new(context);
     let outcome = merge(&arguments.parts, &arguments.output, arguments.split_size, &listener)?;
+    listener.finish();
     convert::print(&arguments.output, &outcome, arguments.json)?;
     listener.done(start);
     Ok(())

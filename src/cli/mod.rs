@@ -10,9 +10,11 @@ mod convert;
 mod documents;
 mod eval;
 mod inspect;
+mod interrupt;
 mod memory;
 mod merge;
 mod output;
+mod outputs;
 mod plan;
 mod plot;
 mod progress;
@@ -42,8 +44,8 @@ use std::process::ExitCode;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Threads to use (default: all cores). Results never depend on it.
-    #[arg(long, global = true, value_name = "N", env = "WSIC_THREADS")]
+    /// Threads to use, up to 1024 (default, and 0: all cores). Results never depend on it.
+    #[arg(long, global = true, value_name = "N", env = "WSIC_THREADS", value_parser = parse_threads)]
     threads: Option<usize>,
     /// Print no progress and no notes.
     #[arg(long, short, global = true, conflicts_with = "verbose")]
@@ -98,6 +100,16 @@ pub fn command() -> clap::Command {
 /// Parses the command line, runs the command, prints errors.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = std::env::var_os("WSIC_ISA").filter(|name| !name.is_empty()) {
+        if name.to_str().and_then(crate::kernels::Isa::from_name).is_none() {
+            eprintln!(
+                "error: WSIC_ISA={}: expected scalar, avx2, avx2-vnni, avx512 or avx512-vpermb",
+                name.display()
+            );
+            return ExitCode::from(2);
+        }
+    }
+    interrupt::watch();
     let threads = arguments.threads.unwrap_or(0);
     if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
         eprintln!("error: cannot start {threads} threads: {error}");
@@ -136,12 +148,19 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             match std::io::stderr().is_terminal() && !no_colour {
-                true => eprintln!("\x1b[1;31merror:\x1b[0m {error:#}"),
-                false => eprintln!("error: {error:#}"),
+                true => eprintln!("\x1b[1;31merror:\x1b[0m {}", message(&error)),
+                false => eprintln!("error: {}", message(&error)),
             }
             ExitCode::FAILURE
         }
     }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|&threads| threads <= 1024)
+        .ok_or_else(|| "expected a number up to 1024".to_owned())
 }
 
 /// Whether standard output was closed by its reader.
@@ -155,17 +174,44 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Ends the program as the parser does on wrong usage.
+/// Ends the program as the parser does on wrong usage of the command that runs.
 fn usage_error(message: &str) -> ! {
-    Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+    let mut all = Arguments::command();
+    all.build();
+    // The first word that names a command: options before it take no such words.
+    let called = std::env::args().skip(1).find(|word| all.find_subcommand(word).is_some());
+    let command = called.and_then(|name| all.find_subcommand(name).cloned()).unwrap_or(all);
+    command.clone().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
 }
 
-/// An output that is the input would destroy it.
-fn refuse_same_file(input: &std::path::Path, output: &std::path::Path) -> anyhow::Result<()> {
-    let same = match (input.canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    };
-    anyhow::ensure!(!same, "{}: the output is the input; choose another name", output.display());
-    Ok(())
+/// The error and its causes, but for those that the text before them says already: errors of the library name their
+/// cause themselves.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if cause.starts_with(&text) {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let io = || std::io::Error::other("no such file");
+        let inner = || anyhow::Error::new(io()).context("a.gguf: cannot open: no such file");
+        assert_eq!(message(&inner()), "a.gguf: cannot open: no such file");
+        assert_eq!(message(&inner().context("a.gguf")), "a.gguf: cannot open: no such file");
+        assert_eq!(
+            message(&anyhow::Error::new(io()).context("b: cannot read")),
+            "b: cannot read: no such file"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::progress::Bars;
 use super::settings::Settings;
-use super::{output, Context};
+use super::{output, outputs, Context};
 use crate::convert::plan_steps;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   wsic plan model.gguf --stats stats.gguf --bpw 2.5 -o plan.json
-  wsic convert model.gguf --stats stats.gguf --bpw 2.5 --plan plan.json --only 'blk.1.' -o part-1.gguf
+  wsic convert model.gguf --stats stats.gguf --bpw 2.5 --plan plan.json --only 'blk\\.1\\.' -o part-1.gguf
   wsic merge part-*.gguf -o small.gguf
   wsic plan model.gguf --stats stats.gguf --bpw 2.5 --measured part-*.gguf -o plan-2.json
 
@@ -37,7 +37,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    super::refuse_same_file(&arguments.input, &arguments.output)?;
+    let inputs = arguments
+        .settings
+        .inputs()
+        .chain([&arguments.input].into_iter().chain(&arguments.measured).map(|path| path.as_path()));
+    outputs::check(&arguments.output, inputs)?;
     let start = Instant::now();
     let listener = Bars::new(context);
     if arguments.settings.target.kld.is_some() {
@@ -52,6 +56,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     };
     let path = arguments.output.display().to_string();
     let value = serde_json::json!({ "output": path, "settled": steps.settled() });
+    listener.finish();
     output::print(arguments.json, &value, || format!("{path}: {state}"))?;
     listener.done(start);
     Ok(())

@@ -12,7 +12,8 @@ pub(crate) fn bar(length: u64, label: impl Into<Cow<'static, str>>, quiet: bool)
     // indicatif hides the bar by itself where standard error is no terminal.
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
     let bar = ProgressBar::with_draw_target(Some(length), target);
-    let template = "{prefix:>12} [{bar:30}] {pos}/{len}  {elapsed} elapsed, {eta} left  {msg}";
+    // The item gets what is left of the line.
+    let template = "{prefix:>12} [{bar:20}] {percent:>3} %  {elapsed} elapsed, {eta} left  {wide_msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -61,7 +62,8 @@ impl Bars {
         spent.join(", ")
     }
 
-    fn finish(&self) {
+    /// Takes the last bar away, before a result is printed.
+    pub(crate) fn finish(&self) {
         if let Ok(mut bar) = self.bar.lock() {
             if let Some(bar) = bar.take() {
                 bar.finish_and_clear();

@@ -1,8 +1,8 @@
 //! `wsic retag`: another type id for the WSIC tensors of a file (spec section 2, "Collision of the type id").
 
-use super::{output, Context};
+use super::{output, outputs, Context};
 use crate::convert::TYPE_ID_KEY;
-use crate::gguf::{GgmlType, GgufFile, Limits, TensorInfo, Value, ValueType, WSIC_TYPE_ID};
+use crate::gguf::{GgmlType, GgufFile, GgufModel, Limits, TensorInfo, Value, ValueType, WSIC_TYPE_ID};
 use anyhow::{bail, ensure, Context as _, Result};
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
-    super::refuse_same_file(&arguments.model, &arguments.output)?;
+    outputs::check(&arguments.output, [arguments.model.as_path()])?;
     let name = arguments.model.display();
     let file = GgufFile::open(&arguments.model, &Limits::default())?;
     let Some(&Value::U32(old)) = file.metadata().get(TYPE_ID_KEY) else {
@@ -61,13 +61,28 @@ pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
                 && a.ty.id() == if b.ty.id() == old { new } else { b.ty.id() }
         });
     ensure!(same, "{name}: the file is ambiguous and was not changed");
-    let temporary = arguments.output.with_extension("gguf.tmp");
-    std::fs::write(&temporary, &bytes)
-        .and_then(|()| std::fs::rename(&temporary, &arguments.output))
-        .with_context(|| format!("{}: cannot write", arguments.output.display()))?;
+    outputs::write(&arguments.output, &bytes)?;
     let path = arguments.output.display().to_string();
     let value = serde_json::json!({ "output": path, "old_type_id": old, "type_id": new });
     output::print(arguments.json, &value, || format!("{path}: type id {old} is now {new}"))
+}
+
+/// Refuses a model whose WSIC tensors have another type id than ours.
+pub(super) fn check(model: &GgufModel) -> Result<()> {
+    let Some(&Value::U32(id)) = model.metadata().get(TYPE_ID_KEY) else { return Ok(()) };
+    let retagged = id != WSIC_TYPE_ID && model.tensors().any(|tensor| tensor.ty.id() == id);
+    ensure!(
+        !retagged,
+        "{0}: its WSIC tensors have the type id {id}: `wsic retag {0} --type-id {WSIC_TYPE_ID} -o NEW.gguf` first",
+        model.files().first().map(GgufFile::path).unwrap_or(std::path::Path::new("the model")).display()
+    );
+    Ok(())
+}
+
+/// The same for a file that something else has been found wrong with.
+pub(super) fn check_file(path: &std::path::Path) -> Result<()> {
+    // Only the first error is of interest where it cannot even be opened.
+    GgufModel::open(path, &Limits::default()).map_or(Ok(()), |model| check(&model))
 }
 
 /// Position of the type id of a tensor: after name, number of dimensions and dimensions.

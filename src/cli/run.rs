@@ -1,9 +1,9 @@
 //! `wsic run`: continue a text or answer a question.
 
-use super::{memory, output, units, Context};
+use super::{memory, output, progress, retag, units, Context};
 use crate::runtime::{Arithmetic, End, Generation, RunOptions, Sampling, TextModel};
-use anyhow::{Context as _, Result};
-use std::io::{Read, Write};
+use anyhow::{ensure, Context as _, Result};
+use std::io::{IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -22,9 +22,10 @@ pub(crate) struct Arguments {
     /// GGUF file, with or without WSIC tensors (the first one of a split model).
     model: PathBuf,
     /// Text to continue, or with --chat to answer.
-    #[arg(long, short, value_name = "TEXT", required_unless_present = "file")]
+    #[arg(long, short, value_name = "TEXT")]
     prompt: Option<String>,
-    /// File with the text; - is standard input.
+    /// File with the text; - is standard input, which is read too if there is neither --prompt nor --file and it is no
+    /// terminal.
     #[arg(long, short, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
     /// Tokens to generate, at most.
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     chat: bool,
     /// Temperature; 0 always takes the likeliest token.
-    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature, allow_negative_numbers = true)]
     temp: f32,
     /// Draw from so many of the likeliest tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 40)]
@@ -73,16 +74,23 @@ fn parse_share(text: &str) -> Result<f32, String> {
 
 impl Arguments {
     fn text(&self) -> Result<String> {
+        let read = || {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            Ok(text)
+        };
         match (&self.prompt, &self.file) {
             (Some(text), _) => Ok(text.clone()),
-            (None, Some(path)) if path.as_os_str() == "-" => {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-                Ok(text)
-            }
+            (None, Some(path)) if path.as_os_str() == "-" => read(),
             (None, Some(path)) => std::fs::read_to_string(path)
                 .with_context(|| format!("{}: cannot read the text", path.display())),
-            (None, None) => Ok(String::new()),
+            (None, None) => {
+                let text = if std::io::stdin().is_terminal() { String::new() } else { read()? };
+                if text.is_empty() {
+                    super::usage_error("give a text: --prompt, --file, or on standard input");
+                }
+                Ok(text)
+            }
         }
     }
 }
@@ -96,12 +104,30 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     };
     let options = RunOptions { arithmetic, ..RunOptions::default() };
     let name = || arguments.model.display().to_string();
-    let model = TextModel::open(&arguments.model, &options).with_context(name)?;
+    let model = TextModel::open(&arguments.model, &options)
+        .with_context(name)
+        .or_else(|error| retag::check_file(&arguments.model).and(Err(error)))?;
     if !context.quiet {
         model.tokenizer().warnings().iter().for_each(|warning| eprintln!("note: {warning}"));
     }
     let prompt = if arguments.chat { model.question(&text, true)? } else { model.prompt(&text)? };
-    let mut session = model.session(prompt.len().saturating_add(arguments.tokens)).with_context(name)?;
+    let made_for = model.model().hyperparameters().context;
+    ensure!(
+        prompt.len() <= made_for,
+        "the prompt has {} tokens, and {} was made for a context of {made_for}: shorten it",
+        prompt.len(),
+        name()
+    );
+    let room = prompt.len().saturating_add(arguments.tokens).min(made_for);
+    let mut session = model
+        .session(room)
+        .with_context(name)
+        .or_else(|error| retag::check_file(&arguments.model).and(Err(error)))?;
+    let bar = progress::bar(prompt.len() as u64, "prompt", context.quiet || prompt.len() < 512);
+    session.watch_prompt({
+        let bar = bar.clone();
+        move |tokens| bar.inc(tokens as u64)
+    });
     let sampling = Sampling {
         temperature: arguments.temp,
         top_k: arguments.top_k,
@@ -111,6 +137,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     let (mut text, mut failure) = (String::new(), None);
     let generation = session.generate(&prompt, arguments.tokens, sampling, |piece| {
+        bar.finish_and_clear();
         if arguments.json {
             text.push_str(piece);
             return ControlFlow::Continue(());
@@ -123,6 +150,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             }
         }
     })?;
+    bar.finish_and_clear();
     if let Some(error) = failure {
         return Err(error).context("cannot write the text");
     }
@@ -132,9 +160,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     } else {
         writeln!(stdout)?;
     }
-    if !context.quiet {
+    if !(context.quiet || arguments.json) {
         let end = match generation.end {
             End::EndOfText => ", ended by the model",
+            End::ContextFull => ", context full",
             _ => "",
         };
         eprintln!(

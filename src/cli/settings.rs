@@ -16,7 +16,7 @@ pub(super) struct CalibrationArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
     pub(super) imatrix: Option<PathBuf>,
     /// Tokens to calibrate with, at most.
-    #[arg(long, value_name = "N", default_value_t = 1 << 15)]
+    #[arg(long, value_name = "N", default_value_t = 1 << 15, value_parser = parse_tokens)]
     pub(super) calibration_tokens: usize,
     /// Pre-tokenizer of a Hugging Face folder, as llama.cpp names it, if it cannot be told from the files.
     #[arg(long, value_name = "NAME")]
@@ -69,13 +69,13 @@ pub(super) struct Settings {
 #[group(multiple = false)]
 pub(super) struct TargetArguments {
     /// Stored bits per weight of the blocks' linear layers, all side information counted.
-    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits, allow_negative_numbers = true)]
     pub(super) bpw: Option<f64>,
     /// Stored bits per weight of the whole file.
     #[arg(long, value_name = "BITS", value_parser = parse_bits)]
     pub(super) file_bpw: Option<f64>,
-    /// Size of the whole file, never exceeded: 1.2GiB, 50MB, 700MiB.
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
+    /// Size of the whole file, never exceeded: 1.2GiB, 50MB (or 50M), 700MiB.
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes, allow_hyphen_values = true)]
     pub(super) size: Option<u64>,
     /// KL divergence from the model, in nats per token: the smallest file that reaches it (several conversions).
     #[arg(long, value_name = "NATS")]
@@ -83,6 +83,11 @@ pub(super) struct TargetArguments {
 }
 
 impl CalibrationArguments {
+    /// Files that are read.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Path> + Clone {
+        [&self.calibration, &self.imatrix].into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// Sets what the arguments say.
     pub(super) fn apply(&self, options: &mut Options) {
         options.calibration = match (&self.calibration, &self.imatrix) {
@@ -95,6 +100,16 @@ impl CalibrationArguments {
         options.loss_weights = !self.no_loss_weights;
         options.pre_tokenizer.clone_from(&self.pre_tokenizer);
     }
+}
+
+/// A number of tokens, or of tokens of a window, as an argument.
+pub(super) fn parse_tokens(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&tokens| tokens >= 2).ok_or_else(|| "expected 2 tokens or more".to_owned())
+}
+
+/// How many of something, as an argument.
+pub(super) fn parse_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count >= 1).ok_or_else(|| "expected 1 or more".to_owned())
 }
 
 /// A rate as an argument.
@@ -114,6 +129,11 @@ fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 impl Settings {
+    /// Files that are read besides the model.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Path> + Clone {
+        self.calibration.inputs().chain(self.stats.as_deref())
+    }
+
     /// A conversion with these settings.
     pub(super) fn options(&self, input: &Path, output: &Path) -> Result<Options> {
         let target = match (self.target.bpw, self.target.file_bpw) {

@@ -1,7 +1,7 @@
 //! `wsic skeleton`: what an unpatched llama.cpp has to be told of a model whose weights it gets from our library
 //! (`integrations/llama.cpp`).
 
-use super::{output, units, Context};
+use super::{output, outputs, units, Context};
 use crate::convert;
 use crate::gguf::{self, GgmlType, GgufModel, GgufWriter, TensorSpec, Value};
 use anyhow::{ensure, Result};
@@ -35,7 +35,7 @@ fn stand_in(columns: u64) -> GgmlType {
 }
 
 pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
-    super::refuse_same_file(&arguments.model, &arguments.output)?;
+    outputs::check(&arguments.output, [arguments.model.as_path()])?;
     let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
     let name = arguments.model.display();
     let mut specs: Vec<TensorSpec> = model.tensors().map(TensorSpec::from).collect();

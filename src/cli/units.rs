@@ -43,14 +43,15 @@ pub(crate) fn dims(dims: &[u64]) -> String {
 /// A size as people write it: `50MB`, `1.2GiB`, `123456`. Decimal and binary units.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let is_number = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+');
+    let split = text.find(|c| !is_number(c)).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "tb" => 1e12,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
         "kib" => 1024.0,
         "mib" => 1024.0 * 1024.0,
         "gib" => 1024.0 * 1024.0 * 1024.0,
@@ -59,6 +60,9 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
             return Err(format!("unknown unit '{other}': expected kB, MB, GB, TB, KiB, MiB, GiB or TiB"))
         }
     };
+    if unit.is_empty() && number.contains('.') {
+        return Err(format!("'{text}' has no unit: is it {text}GB or {text}MB?"));
+    }
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number * factor < 1e18 => Ok((number * factor).floor() as u64),
         _ => Err(format!("'{text}' is no size: expected something like 50MB or 1.2GiB")),
@@ -74,6 +78,9 @@ mod tests {
         assert_eq!(parse_bytes("50MB"), Ok(50_000_000));
         assert_eq!(parse_bytes("1.5 GiB"), Ok(1_610_612_736));
         assert_eq!(parse_bytes("1000"), Ok(1000));
+        assert_eq!(parse_bytes("50M"), Ok(50_000_000));
+        assert!(parse_bytes("1.2").unwrap_err().contains("no unit"));
+        assert!(parse_bytes("-1MB").unwrap_err().contains("is no size"));
         for bad in ["", "MB", "-1MB", "5 parsecs", "1e400", "nan"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! `wsic unpack`: our tensors as ordinary ones, for runtimes that do not know the type.
 
-use super::{output, progress, units, Context};
+use super::{output, outputs, progress, units, Context};
 use crate::convert;
 use crate::gguf::{self, GgmlType, GgufModel, GgufModelWriter, TensorSpec, Value};
 use crate::runtime::dequantize_rows;
@@ -37,8 +37,8 @@ const BLOCK: u64 = 1 << 22;
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let Some(target) = GgmlType::from_name(&arguments.ty) else { bail!("unknown type {}", arguments.ty) };
+    outputs::check(&arguments.output, [arguments.model.as_path()])?;
     let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
-    super::refuse_same_file(&arguments.model, &arguments.output)?;
     let mut specs = Vec::new();
     for tensor in model.tensors() {
         let mut spec = TensorSpec::from(tensor);

@@ -1,6 +1,6 @@
 //! `wsic verify`: every payload decoded, every checksum compared.
 
-use super::{output, progress, units, Context};
+use super::{output, progress, retag, units, Context};
 use crate::gguf::{self, GgmlType, GgufModel};
 use crate::payload::Limits;
 use crate::runtime::{check_gaps, check_metadata, dequantize_rows, open_payload, TensorError};
@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Check a model completely: container, payload headers, checksums, and every weight decoded.
+/// Check a model: the container, and of every WSIC tensor the headers, checksums and each weight decoded. Other tensors
+/// and the metadata have no checksums: damage of their content cannot be seen.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  wsic verify model.gguf\n  wsic verify model.gguf --json\n\nExit code 0 means every tensor decodes; 1 names the tensors that do not."
@@ -34,6 +35,7 @@ struct Report {
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let model = GgufModel::open(&arguments.model, &gguf::Limits::default())?;
+    retag::check(&model)?;
     check_metadata(&model).with_context(|| arguments.model.display().to_string())?;
     let bar = progress::bar(model.tensor_count() as u64, "verifying", context.quiet);
     let mut report = Report {
@@ -81,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     }
     output::print(arguments.json, &report, || {
         format!(
-            "{}: {} WSIC tensors ({}) decode with correct checksums, {} other tensors are present",
+            "{}: {} WSIC tensors ({}) decode with correct checksums; {} other tensors are present, which have no checksums",
             report.model,
             report.wsic_tensors,
             units::bytes(report.wsic_bytes),

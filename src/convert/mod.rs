@@ -39,3 +39,13 @@ pub use progress::{Progress, Silent};
 pub use run::{convert, plan_steps, Outcome, TensorRecord};
 pub use statistics::{Moment, StatisticsFile, TensorStatistics};
 pub use steps::Steps;
+
+/// Folder beside `output` where a conversion keeps finished parts until it is done.
+pub fn partial_folder(output: &std::path::Path) -> std::path::PathBuf {
+    spool::Spool::folder(output)
+}
+
+/// Whether an interrupted conversion to `output` left parts that [`Options::resume`](options::Options::resume) goes on with.
+pub fn is_interrupted(output: &std::path::Path) -> bool {
+    spool::Spool::exists(output)
+}

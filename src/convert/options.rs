@@ -72,6 +72,9 @@ impl std::str::FromStr for TensorOverride {
     fn from_str(text: &str) -> Result<Self, String> {
         let (pattern, choice) =
             text.rsplit_once('=').ok_or("expected REGEX=SPEC, for example 'token_embd=keep'")?;
+        if pattern.is_empty() {
+            return Err("expected an expression before the '='; '.' matches every name".to_owned());
+        }
         Ok(Self { pattern: name_pattern(pattern)?, choice: choice.parse()? })
     }
 }
@@ -85,6 +88,13 @@ pub fn name_pattern(pattern: &str) -> Result<Regex, String> {
     // Checked alone first, so that the error shows what the user wrote.
     Regex::new(pattern).map_err(bad)?;
     Regex::new(&format!(r"(?:^|\.)(?:{pattern})")).map_err(bad)
+}
+
+/// The expression that [`name_pattern`] was given.
+pub(super) fn as_given(pattern: &Regex) -> &str {
+    let pattern = pattern.as_str();
+    let inner = pattern.strip_prefix(r"(?:^|\.)(?:").and_then(|rest| rest.strip_suffix(')'));
+    inner.unwrap_or(pattern)
 }
 
 /// The size to reach.

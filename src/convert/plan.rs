@@ -1,7 +1,7 @@
 //! What happens to each tensor, decided before any work.
 
 use super::error::ConvertError;
-use super::options::{Options, TensorChoice, TensorOverride};
+use super::options::{as_given, Options, TensorChoice, TensorOverride};
 use crate::gguf::{GgmlType, TensorSpec};
 use crate::import::Input;
 use crate::model::{InputKind, Model, EMBEDDING, OUTPUT};
@@ -195,7 +195,7 @@ pub(super) fn apply_overrides(
     }
     match used.iter().position(|used| !used) {
         Some(index) => Err(ConvertError::Override {
-            tensor: overrides[index].pattern.to_string(),
+            tensor: as_given(&overrides[index].pattern).to_owned(),
             problem: "matches no tensor; `wsic inspect` lists the names".into(),
         }),
         None => Ok(planned),

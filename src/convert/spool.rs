@@ -26,6 +26,11 @@ impl Spool {
         output.with_file_name(name)
     }
 
+    /// Whether the folder of an interrupted conversion to `output` is there.
+    pub(super) fn exists(output: &Path) -> bool {
+        Self::folder(output).join(FINGERPRINT).exists()
+    }
+
     /// Opens the folder: an empty one, or with `resume` that of an interrupted conversion with the same fingerprint.
     pub(super) fn open(output: &Path, fingerprint: &str, resume: bool) -> Result<Self, ConvertError> {
         let folder = Self::folder(output);
@@ -109,10 +114,21 @@ impl Spool {
     /// Removes the folder: the output is complete.
     pub(super) fn remove(self) -> Result<(), ConvertError> {
         fs::remove_dir_all(&self.folder).map_err(|source| ConvertError::File {
-            path: self.folder,
+            path: self.folder.clone(),
             action: "remove the folder of finished parts",
             source,
         })
+    }
+}
+
+impl Drop for Spool {
+    /// A folder without finished parts is of no use to anybody.
+    fn drop(&mut self) {
+        let Ok(mut entries) = fs::read_dir(&self.folder) else { return };
+        if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == FINGERPRINT)) {
+            // It is no worse to leave it.
+            let _ = fs::remove_dir_all(&self.folder);
+        }
     }
 }
 
@@ -156,9 +172,12 @@ mod tests {
         assert_eq!(spool.find(3, 0.5), None);
 
         spool.store(4, 0.5, &payload()).unwrap();
+        assert!(Spool::exists(&output));
         let spool = Spool::open(&output, "a\nb\n", false).unwrap();
         assert_eq!(spool.find(4, 0.5), None, "starting over forgets everything");
         spool.remove().unwrap();
-        assert!(!Spool::folder(&output).exists());
+        assert!(!Spool::folder(&output).exists() && !Spool::exists(&output));
+        drop(Spool::open(&output, "a\nb\n", false).unwrap());
+        assert!(!Spool::folder(&output).exists(), "nothing was finished");
     }
 }

@@ -44,4 +44,4 @@ pub use split::{
 pub use tensor::{payload_len, TensorInfo, PAYLOAD_LENGTH_OFFSET, PAYLOAD_MAGIC, PAYLOAD_PREFIX};
 pub use types::{Block, GgmlType, WSIC_TYPE_ID};
 pub use value::{Array, Value, ValueType};
-pub use write::{GgufWriter, TensorSpec};
+pub use write::{remove_unfinished, GgufWriter, TensorSpec};

@@ -163,7 +163,8 @@ pub(crate) fn parse(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Parsed
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
     let magic = cursor.take("magic", 4)?;
     if magic != MAGIC {
-        return Err(cursor.malformed("magic", 0, format!("{MAGIC:?} (\"GGUF\")"), format!("{magic:?}")));
+        let found = format!("\"{}\"", magic.escape_ascii());
+        return Err(cursor.malformed("the file", 0, "a GGUF file, which begins with \"GGUF\"", found));
     }
     let version = cursor.u32("version")?;
     let unsupported =

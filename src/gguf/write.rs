@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::GgufError;
 use super::metadata::Metadata;
@@ -91,10 +92,11 @@ impl GgufWriter {
         let alignment = check_header(&path, &metadata, &tensors)?;
         let header = encode_header(3, alignment, &metadata, &tensors, &vec![0; tensors.len()]);
         let temporary = temporary_path(&path)?;
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|source| {
-                GgufError::Io { path: temporary.clone(), action: "create the file", source }
-            })?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+            .map_err(|source| GgufError::Io { path: path.clone(), action: "create the file", source })?;
         let mut writer = Self {
             path,
             temporary: Some(temporary),
@@ -294,6 +296,7 @@ impl GgufWriter {
                 action: "rename the finished file",
                 source,
             })?;
+            forget_unfinished(temporary);
             self.temporary = None;
             sync_folder(&self.path);
         }
@@ -318,9 +321,25 @@ impl GgufWriter {
     }
 }
 
+/// Files that are being written, under their temporary names.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the temporary files of all writers of this process, which is about to end: their drops will not run.
+pub fn remove_unfinished() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // Nobody is left to tell if this fails; the name says that the file is unfinished.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn forget_unfinished(path: &Path) {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != path);
+}
+
 impl Drop for GgufWriter {
     fn drop(&mut self) {
         if let Some(temporary) = self.temporary.take() {
+            forget_unfinished(&temporary);
             // Nobody is left to tell if this fails; the name says that the file is unfinished.
             let _ = std::fs::remove_file(temporary);
         }

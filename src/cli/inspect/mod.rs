@@ -6,12 +6,12 @@ mod measure;
 mod page;
 mod table;
 
-use super::Context;
+use super::{outputs, Context};
 use crate::gguf::{self, GgmlType, GgufFile, GgufModel, TensorInfo, TensorSpec};
 use crate::import::{self, Input};
 use crate::payload::Limits;
 use crate::runtime::{open_payload, TensorError};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use measure::PayloadReport;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -116,12 +116,17 @@ impl Totals {
 }
 
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    if let Some(path) = &arguments.report {
+        outputs::check(
+            path,
+            [Some(arguments.model.as_path()), arguments.log.as_deref()].into_iter().flatten(),
+        )?;
+    }
     let report = examine(arguments)?;
     let mut out = std::io::stdout().lock();
     if let Some(path) = &arguments.report {
         let steps = arguments.log.as_deref().map(log::steps).transpose()?;
-        std::fs::write(path, page::page(&report, steps.as_ref()))
-            .with_context(|| format!("{}: cannot write the report", path.display()))?;
+        outputs::write(path, page::page(&report, steps.as_ref()))?;
         if !context.quiet {
             eprintln!("{}: written", path.display());
         }
@@ -170,13 +175,15 @@ fn examine(arguments: &Arguments) -> Result<Report> {
             ![crate::convert::TENSOR_NAMES_KEY, crate::convert::TENSOR_BYTES_KEY].contains(key)
         })
         .map(|(key, value)| {
-            let text = match value.as_f64() {
-                Some(number) => serde_json::json!(number),
-                None => serde_json::json!(match value {
-                    gguf::Value::String(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-                    other => other.summary(),
-                }),
-            };
+            let text =
+                match (value.as_integer().and_then(|number| i64::try_from(number).ok()), value.as_f64()) {
+                    (Some(number), _) => serde_json::json!(number),
+                    (_, Some(number)) => serde_json::json!(number),
+                    _ => serde_json::json!(match value {
+                        gguf::Value::String(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                        other => other.summary(),
+                    }),
+                };
             (key.to_owned(), text)
         })
         .collect();
