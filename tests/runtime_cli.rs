@@ -100,7 +100,19 @@ fn chat_uses_the_models_template() {
 #[test]
 fn wrong_usage_is_explained() {
     let bench = Bench::new(None);
-    bench.wsic(&["run", "small.gguf"]).failure().code(2).stderr(predicate::str::contains("--prompt"));
+    // A text from a pipe needs no option; without one nothing is to be done.
+    bench.wsic(&["run", "small.gguf", "-n", "2"]).success();
+    let empty =
+        |command: &mut Command| command.current_dir(bench.folder.path()).args(["run", "small.gguf"]).assert();
+    empty(&mut Command::new(env!("CARGO_BIN_EXE_wsic")))
+        .failure()
+        .code(2)
+        .stderr(predicate::str::contains("--prompt"));
+    bench
+        .wsic(&["run", "small.gguf", "-p", &"word ".repeat(20_000)])
+        .failure()
+        .code(1)
+        .stderr(predicate::str::contains("made for a context of"));
     bench
         .wsic(&["run", "small.gguf", "-p", ""])
         .failure()

@@ -12,6 +12,7 @@ use super::plan::{Action, PlannedTensor};
 use super::prepare::Prepared;
 use super::progress::Progress;
 use super::waves::tensor_memory;
+use crate::import::Input;
 use crate::model::Model;
 use crate::payload::encode::{encode, EncodeOptions};
 use crate::quantize::{Covariance, Layer, Method, Prepared as PreparedLayer, Settings};
@@ -22,6 +23,8 @@ use std::time::Instant;
 
 /// Times that all tensors are quantized until the target is met, on average.
 const PASSES: f64 = 2.2;
+/// Bits per weight that no conversion exceeds.
+const MOST_BITS: f64 = 12.0;
 /// Bytes written per second.
 const DISK_SPEED: f64 = 2e8;
 /// Memory of program, tokenizer and file headers.
@@ -161,6 +164,7 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
         Some(only) => prepared.plan.iter().filter(|tensor| only.is_match(&tensor.info.name)).collect(),
     };
     let (payloads, others) = sizes(&plan, options);
+    let header = header_bytes(&prepared.input, &plan);
     // Statistics from a file or an importance matrix need nobody to run the model.
     let running = match options.calibration {
         Calibration::Model | Calibration::Text(_) => prepared.network.as_deref(),
@@ -182,8 +186,9 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
     }
     Prediction {
         output_bytes: match options.target {
-            Target::FileBytes(bytes) if options.only.is_none() => bytes,
-            _ => payloads + others,
+            Target::FileBytes(bytes) if options.only.is_none() => bytes.min(payloads + others + header),
+            Target::FileBits(_) if options.only.is_none() => payloads + others,
+            _ => payloads + others + header,
         },
         temporary_bytes: statistics_bytes + (payloads as f64 * PASSES) as u64,
         free_bytes: free_bytes(&options.output),
@@ -205,11 +210,24 @@ fn sizes(plan: &[&PlannedTensor], options: &Options) -> (u64, u64) {
         let common = match options.target {
             Target::LinearBits(bits) => bits,
             Target::FileBits(bits) => bits,
-            Target::FileBytes(bytes) => bytes as f64 * 8.0 / weights.max(1) as f64,
+            Target::FileBytes(bytes) => (bytes as f64 * 8.0 / weights.max(1) as f64).min(MOST_BITS),
         };
         bits.unwrap_or(common) * tensor.weights() as f64 / 8.0
     };
     (plan.iter().map(payload).sum::<f64>() as u64, others)
+}
+
+/// Bytes of a file's metadata, of which the tokenizer is most, and of its list of tensors.
+fn header_bytes(input: &Input, plan: &[&PlannedTensor]) -> u64 {
+    let mut bytes = Vec::new();
+    let values = input.metadata().iter().map(|(key, value)| {
+        bytes.clear();
+        value.encode(&mut bytes);
+        (8 + key.len() + 4 + bytes.len()) as u64
+    });
+    let tensors =
+        plan.iter().map(|tensor| (8 + tensor.info.name.len() + 4 + 8 * tensor.info.dims.len() + 12) as u64);
+    values.sum::<u64>() + tensors.sum::<u64>()
 }
 
 /// Widths of the distinct inputs of all linear layers.

@@ -92,11 +92,12 @@ impl GgufWriter {
         let alignment = check_header(&path, &metadata, &tensors)?;
         let header = encode_header(3, alignment, &metadata, &tensors, &vec![0; tensors.len()]);
         let temporary = temporary_path(&path)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-            .map_err(|source| GgufError::Io { path: path.clone(), action: "create the file", source })?;
+        // Before it is there, so that it is known whenever it is there.
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(temporary.clone());
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|source| {
+            forget_unfinished(&temporary);
+            GgufError::Io { path: path.clone(), action: "create the file", source }
+        })?;
         let mut writer = Self {
             path,
             temporary: Some(temporary),
