@@ -301,7 +301,7 @@ impl PairTable {
 
 impl Table {
     /// Slots of `symbol` for parity `q`, in order.
-    pub fn slots(&self, q: usize, symbol: u32) -> Vec<u32> {
+    fn slots(&self, q: usize, symbol: u32) -> Vec<u32> {
         let mut slots = Vec::new();
         let mut slot = 0;
         for &(of, length) in &self.runs[q] {

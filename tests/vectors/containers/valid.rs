@@ -112,5 +112,6 @@ fn types_with_blocks(example: &Valid) -> File {
         let bytes = vec![0x11; bytes as usize * blocks];
         file.tensors.push(Tensor { name: format!("type.{type_id}"), dims, type_id, bytes });
     }
+    file.tensors.push(Tensor { name: "end".into(), dims: vec![1], type_id: F32, bytes: vec![0; 4] });
     file
 }

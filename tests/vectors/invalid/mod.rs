@@ -128,6 +128,11 @@ fn inline_pairs() -> Plan {
     pairs((20, 10), (16, 4), Class::InlinePairs(table), 0.8, 6)
 }
 
+/// The calls of a number that is too long, and bytes for a decoder that reads on.
+fn too_long(context: Context) -> [Side; 2] {
+    [Side::Number { context, value: (1 << 24) - 1 }, Side::Direct { value: 0, bits: 31 }]
+}
+
 const MATRIX: usize = 44;
 
 fn put32(bytes: &mut [u8], at: usize, value: u32) {

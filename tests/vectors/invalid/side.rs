@@ -18,13 +18,13 @@ pub fn side_coder(cases: &mut Cases) {
     cases.add("side-ends-in-another-code", "4.1", class, with(&end));
     cases.side("number-too-long", "4.1", class, &base(), |calls| {
         calls.truncate(2);
-        calls.push(Side::Number { context: Context::ColumnScale, value: (1 << 24) - 1 });
+        calls.extend(too_long(Context::ColumnScale));
     });
     // The same inside inline tables, which makes no table of them that breaks a rule.
     let inline = inline();
     cases.side("table-number-too-long", "4.1", class, &inline, |calls| {
         calls.truncate(4);
-        calls.push(Side::Number { context: Context::Length, value: (1 << 24) - 1 });
+        calls.extend(too_long(Context::Length));
     });
     let side = write_side(&inline.side());
     let cut = inline.section().bytes_with_side(&side[..8]);
@@ -32,7 +32,7 @@ pub fn side_coder(cases: &mut Cases) {
     let paired = inline_pairs();
     cases.side("pairs-number-too-long", "4.1", class, &paired, |calls| {
         calls.truncate(5);
-        calls.push(Side::Number { context: Context::Frequency, value: (1 << 24) - 1 });
+        calls.extend(too_long(Context::Frequency));
     });
     let side = write_side(&paired.side());
     let cut = paired.section().bytes_with_side(&side[..9]);

@@ -19,10 +19,14 @@ pub fn tiles(cases: &mut Cases) {
     let base = base();
     cases.parts("final-state-of-lane-0", "5.3", class, |s| s.tiles[0] = ending(&base, 0, 0));
     cases.parts("final-state-of-lane-17", "5.3", class, |s| s.tiles[1] = ending(&base, 1, 17));
-    // Lane 0 codes index 0 once.
-    let table = base.table(0);
-    let slots = table.slots(0, -table.smallest[0] as u32);
-    cases.parts("state-below-256-refilled", "5.3", class, |s| early_byte(&mut s.tiles[1], &slots));
+    // Lane 0 codes index 0 once; its first state is 255, the second of two slots.
+    let mut table = blocks(0, [-1, -1], [&[128, 128], &[128, 128]]);
+    table.runs[0] = vec![(0, 127), (2, 127), (1, 2)];
+    let mut plan = inline();
+    plan.classes = vec![Class::Inline(table)];
+    let mut section = plan.section();
+    early_byte(&mut section.tiles[1], &[254, 255]);
+    cases.add("state-255-refilled", "5.3", class, payload(20, 10, &[section.bytes()]));
     cases.parts("renormalisation-changed", "5.3", class, |s| s.tiles[0].renormalisation[3] ^= 0x40);
     let mut raw = empty(20, 10, 16, 4);
     raw.classes.push(Class::Inline(blocks(4, [-4, -4], [&[32; 8], &[32; 8]])));
