@@ -51,7 +51,7 @@ typedef struct {
     gguf_tensor *tensors;
     uint64_t *offsets; /* sorted */
     size_t tensor_count;
-    gguf_value version, names, lengths, type_id, split_count;
+    gguf_value version, names, lengths, type_id, split_no, split_count, split_tensors;
 } gguf_file;
 
 typedef struct {
@@ -119,6 +119,8 @@ static uint64_t gguf_scalar_size(uint32_t type) {
     return type < 13 ? sizes[type] : 0;
 }
 
+static int gguf_signed(uint32_t type) { return type == 1 || type == 3 || type == 5 || type == 11; }
+
 static int gguf_unsigned(uint32_t type) { return type == 0 || type == 2 || type == GGUF_U32 || type == GGUF_U64; }
 
 static gguf_value gguf_read_value(gguf_reader *r, uint32_t type, int depth) {
@@ -157,6 +159,14 @@ static uint64_t gguf_number(const gguf_file *f, const gguf_value *v, uint64_t ab
     return value;
 }
 
+/* Whether a value is an integer of any type with this value. */
+static int gguf_equals(const gguf_file *f, const gguf_value *v, uint64_t wanted) {
+    uint64_t size = gguf_scalar_size(v->type);
+    if (!v->present || !(gguf_unsigned(v->type) || gguf_signed(v->type))) return 0;
+    if (gguf_signed(v->type) && f->bytes[v->at + size - 1] >> 7) return 0; /* negative */
+    return gguf_number(f, v, 0) == wanted;
+}
+
 /* Memory for `count` elements of a list in a file of `size` bytes where each takes at least `least` bytes. */
 static void *gguf_list(gguf_reader *r, uint64_t count, size_t least, size_t element) {
     if (count > r->size / least) r->failed = 1;
@@ -191,7 +201,9 @@ static int gguf_parse(gguf_file *f, uint32_t number) {
         if (gguf_is(key, "wsic.tensor_names")) f->names = v;
         if (gguf_is(key, "wsic.tensor_bytes")) f->lengths = v;
         if (gguf_is(key, "wsic.type_id")) f->type_id = v;
+        if (gguf_is(key, "split.no")) f->split_no = v;
         if (gguf_is(key, "split.count")) f->split_count = v;
+        if (gguf_is(key, "split.tensors.count")) f->split_tensors = v;
     }
     bad = r.failed || gguf_twice(strings, (size_t)pairs);
     free(strings);
@@ -248,6 +260,31 @@ static void gguf_close(gguf_model *model) {
     free(model->files);
     free(model->wsic);
     memset(model, 0, sizeof *model);
+}
+
+/* Whether the files of a model belong together: their split.* keys, and no tensor name twice. */
+static int gguf_check_files(const gguf_model *model) {
+    gguf_string *names;
+    uint64_t tensors = 0;
+    uint32_t n;
+    size_t i;
+    int bad = 0;
+    if (model->file_count == 1) return WSIC_OK;
+    for (n = 0; n < model->file_count; n++) tensors += model->files[n].tensor_count;
+    names = calloc((size_t)tensors + 1, sizeof *names);
+    if (!names) return WSIC_NO_MEMORY;
+    tensors = 0;
+    for (n = 0; n < model->file_count; n++)
+        for (i = 0; i < model->files[n].tensor_count; i++) names[tensors++] = model->files[n].tensors[i].name;
+    for (n = 0; n < model->file_count; n++) {
+        const gguf_file *f = &model->files[n];
+        if (!gguf_equals(f, &f->split_no, n) || !gguf_equals(f, &f->split_count, model->file_count) ||
+            !gguf_equals(f, &f->split_tensors, tensors))
+            bad = 1;
+    }
+    if (gguf_twice(names, (size_t)tensors)) bad = 1;
+    free(names);
+    return bad ? WSIC_BAD_CONTAINER : WSIC_OK;
 }
 
 /* Check 1. */
@@ -312,6 +349,8 @@ static int gguf_open(const char *path, uint32_t type_id, gguf_model *model) {
         if (!error) error = gguf_parse(&model->files[n], n);
         if (error) return error;
     }
+    error = gguf_check_files(model);
+    if (error) return error;
     for (n = 0; n < model->file_count; n++)
         for (i = 0; i < model->files[n].tensor_count; i++) model->wsic_count += model->files[n].tensors[i].type == type_id;
     model->wsic = calloc(model->wsic_count + 1, sizeof *model->wsic);
@@ -396,24 +435,27 @@ static int gguf_check_shape(const gguf_tensor *t, const wsic_payload *payload) {
                : WSIC_SHAPE_MISMATCH;
 }
 
-/* The last check of a verifier: no gaps between tensors, and padding of zeros. */
+/* The last check of a verifier: no gaps between tensors, padding of zeros, and no tensor cut off. */
 static int gguf_check_gaps(const gguf_model *model, uint32_t type_id) {
     uint32_t n;
     size_t i;
     for (n = 0; n < model->file_count; n++) {
         const gguf_file *f = &model->files[n];
-        uint64_t expected = 0, at;
+        uint64_t expected = 0, end = 0, at, data = f->data_start < f->size ? f->size - f->data_start : 0;
         int known = 1;
         for (i = 0; i < f->tensor_count; i++) {
             const gguf_tensor *t = &f->tensors[i];
             uint64_t length = t->length;
-            if (known && t->offset != expected) return WSIC_BAD_CONTAINER;
+            if (known) {
+                if (t->offset != expected || f->data_start > f->size || t->offset > data) return WSIC_BAD_CONTAINER;
+                for (at = end; at < expected; at++)
+                    if (f->bytes[f->data_start + at] != 0) return WSIC_BAD_CONTAINER;
+            }
             known = t->type == type_id || gguf_plain_length(t, &length);
-            if (!known || i + 1 == f->tensor_count) continue;
-            if (t->offset > f->size || length > f->size) return WSIC_BAD_CONTAINER;
-            expected = (t->offset + length + f->alignment - 1) / f->alignment * f->alignment;
-            for (at = f->data_start + t->offset + length; at < f->data_start + expected && at < f->size; at++)
-                if (f->bytes[at] != 0) return WSIC_BAD_CONTAINER;
+            if (!known) continue;
+            if (t->offset > data || length > data - t->offset) return WSIC_BAD_CONTAINER;
+            end = t->offset + length;
+            expected = (end + f->alignment - 1) / f->alignment * f->alignment;
         }
     }
     return WSIC_OK;

@@ -820,6 +820,11 @@ class GgufFile:
         check(kind in (0, 2, U32, U64), CONTAINER, "split.count")
         return count
 
+    def integer(self, key):
+        """The value of an integer of any type, None if there is none."""
+        kind, _, value = self.metadata.get(key, (None, None, None))
+        return value if kind in (0, 1, 2, 3, U32, 5, U64, 11) else None
+
 
 class Model:
     """A model of one or more files; `path` is the first one."""
@@ -834,6 +839,11 @@ class Model:
             sibling = path[: -len(mark)] + f"-{number:05}-of-{count:05}.gguf"
             check(os.path.exists(sibling), CONTAINER, f"{sibling} is missing")
             self.files.append(GgufFile(sibling))
+        names = [t.name for file in self.files for t in file.tensors]
+        check(len(set(names)) == len(names), CONTAINER, "tensor in two files")
+        for number, file in enumerate(self.files):
+            keys = [file.integer(key) for key in (b"split.no", b"split.count", b"split.tensors.count")]
+            check(count <= 1 or keys == [number, count, len(names)], CONTAINER, "split.* keys")
         self.wsic = [t for file in self.files for t in file.tensors if t.type_id == type_id]
         self.check_metadata(first.metadata, type_id)
 
@@ -879,21 +889,19 @@ class Model:
         return payload
 
     def check_gaps(self):
-        """The last check of a verifier: no gaps, and padding of zeros."""
+        """The last check of a verifier: no gaps, padding of zeros, and no tensor cut off."""
         for file in self.files:
-            expected = 0
+            end = 0
             for tensor in file.tensors:
-                check(expected is None or tensor.offset == expected, CONTAINER, "gap")
+                if end is not None:
+                    check(tensor.offset == ceil_div(end, file.alignment) * file.alignment, CONTAINER, "gap")
+                    padding = file.data[file.data_start + end : tensor.at]
+                    check(tensor.at <= file.size and not padding.any(), CONTAINER, "padding")
                 length = tensor.length
                 if length is None:
                     length = plain_length(tensor)
-                expected = None  # of a type that is not known here
-                if length is not None:
-                    end = tensor.offset + length
-                    expected = ceil_div(end, file.alignment) * file.alignment
-                    if tensor is not file.tensors[-1]:
-                        padding = file.data[file.data_start + end : file.data_start + expected]
-                        check(not padding.any(), CONTAINER, "padding")
+                end = None if length is None else tensor.offset + length  # None: a type that is not known here
+                check(end is None or file.data_start + end <= file.size, CONTAINER, "cut off")
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,20 @@ impl GgufModel {
     /// of the files do not belong together, a tensor name appears in two files.
     pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self, GgufError> {
         let first = GgufFile::open(path, limits)?;
-        let count = first.metadata().optional(SPLIT_COUNT_KEY, Metadata::usize)?.unwrap_or(1);
+        let count = match first.metadata().get(SPLIT_COUNT_KEY) {
+            None => 1,
+            Some(Value::U8(_) | Value::U16(_) | Value::U32(_) | Value::U64(_)) => {
+                first.metadata().usize(SPLIT_COUNT_KEY)?
+            }
+            Some(other) => {
+                return Err(GgufError::WrongValue {
+                    path: first.path().to_owned(),
+                    key: SPLIT_COUNT_KEY.to_owned(),
+                    expected: "an unsigned integer",
+                    found: other.summary(),
+                })
+            }
+        };
         let mut files = vec![first];
         if count > 1 {
             files = Self::open_shards(files, count, limits)?;

@@ -283,7 +283,7 @@ pub fn standard_pairs(identifier: u32) -> PairTable {
 
 impl PairTable {
     /// Indices of the pairs that can be coded, each with its slots.
-    fn pairs(&self, q: usize) -> Vec<([i32; 2], Vec<u32>)> {
+    pub fn pairs(&self, q: usize) -> Vec<([i32; 2], Vec<u32>)> {
         let mut cells: Vec<usize> =
             (0..self.frequencies[q].len()).filter(|&cell| self.frequencies[q][cell] > 0).collect();
         cells.sort_by_key(|&cell| (256 - self.frequencies[q][cell] as i32, cell));
@@ -353,7 +353,7 @@ impl Plan {
     }
 
     /// The pair table of a class that has one.
-    fn pair_table(&self, class: usize) -> Option<PairTable> {
+    pub fn pair_table(&self, class: usize) -> Option<PairTable> {
         match &self.classes[class] {
             Class::StandardPairs(identifier) => Some(standard_pairs(*identifier)),
             Class::InlinePairs(table) => Some(table.clone()),
@@ -541,6 +541,11 @@ impl Plan {
 
     /// One tile, and its escapes as (position, code).
     pub fn tile(&self, tile: usize) -> (Tile, Vec<(u64, u32)>) {
+        self.tile_that_ends(tile, [256; 64])
+    }
+
+    /// The same with other final states of the lanes, from 256 to 65,535.
+    pub fn tile_that_ends(&self, tile: usize, mut x: [u32; 64]) -> (Tile, Vec<(u64, u32)>) {
         let positions = self.positions();
         let (rows, steps) = self.rows_and_steps(tile);
         let first_row = tile * 64 / self.width * self.steps;
@@ -581,7 +586,6 @@ impl Plan {
                 }
             }
         }
-        let mut x = [256u32; 64];
         let mut renormalisation = Vec::new();
         for (lane, slots) in coded.iter().rev() {
             let f = slots.len() as u32;

@@ -115,10 +115,10 @@ fn side_trace(text: &mut String, side: &[u8]) {
     let names = [
         "direct(8): table of class 0",
         "tree(T): column 0",
-        "number(E): its scale, predicted 128",
+        "number(D): its scale, predicted 128",
         "tree(T): column 1",
         "tree(T): column 2",
-        "number(E): its scale, predicted 129",
+        "number(D): its scale, predicted 129",
     ];
     let meanings = [
         "20: standard table 20",

@@ -5,6 +5,7 @@ use crate::common::Random;
 use crate::draw::{
     blocks, class, empty, fill, integers, many_classes, many_classes_with, one_class, pair_class, pairs, set,
 };
+use crate::expected::Expected;
 
 /// A payload and the matrices it was made from.
 pub struct Valid {
@@ -114,6 +115,19 @@ fn columns(cases: &mut Cases) {
         only.extra.push(Entry { input, class: 0, scale: 90, integers });
     }
     cases.add("parts-only", "all first columns dead", vec![only]);
+    let mut most = one_class((7, 5), (16, 4), 2.0, 25);
+    for input in 0..10 {
+        let integers = integers(&most, 2.0, &mut random);
+        most.extra.push(Entry { input: input / 2, class: 0, scale: 70 + input, integers });
+    }
+    cases.add("parts-most", "all columns in three parts", vec![most]);
+    let mut far = empty(2, 40_000, 16, 1);
+    far.classes.push(class(2.0));
+    for input in [600u32, 1_700, 2_900, 8_000, 20_000, 39_999] {
+        let integers = integers(&far, 2.0, &mut random);
+        far.extra.push(Entry { input, class: 0, scale: 80, integers });
+    }
+    cases.add("parts-far-apart", "numbers with exponents from 9 to 14", vec![far]);
     let two = many_classes(20, (16, 4), vec![class(0.7), class(5.0)], &[0.7, 5.0], 3, 23);
     cases.add("two-classes", "two classes, their columns mixed", vec![two]);
     let deviations: Vec<f64> = (0..32).map(|i| 2f64.powf(f64::from(i) / 5.0 - 1.5)).collect();
@@ -169,18 +183,33 @@ fn scales(cases: &mut Cases) {
         "the largest scales, integers and number of parts: still finite",
         vec![large],
     );
-    let mut cancel = empty(8, 2, 64, 8);
-    (cancel.trellis, cancel.column_kind, cancel.tensor_scale) = (0, 1, f32::from_bits(31 << 23));
-    cancel.classes.push(class(2.0));
-    fill(&mut cancel, 2.0, 32);
-    cancel.extra = cancel.first.clone();
-    cancel.extra.iter_mut().for_each(|entry| entry.integers.iter_mut().for_each(|m| *m = -*m));
-    for (entry, scale) in
-        cancel.first.iter_mut().chain(&mut cancel.extra).zip([0x0401, 0x0403, 0x0400, 0x0400])
-    {
-        entry.scale = scale;
-    }
+    let mut cancel = two_parts([2, 0, 15], [0, 0, -18]);
+    (cancel.column_kind, cancel.tensor_scale) = (1, f32::from_bits(0x0FAA_AAAB));
+    (cancel.first[0].scale, cancel.extra[0].scale) = (0x600, 0x500);
+    let weights = Expected::of(&cancel).weights;
+    assert!(weights[2].is_subnormal(), "{weights:?}");
     cases.add("subnormal-weights", "parts that cancel leave subnormal numbers", vec![cancel]);
+    let mut rounded = two_parts([2, 0, 1], [2, 0, 5]);
+    (rounded.tensor_scale, rounded.first[0].scale, rounded.extra[0].scale) = (1.0 / 1048576.0, 129, 129);
+    let found = Expected::of(&rounded);
+    let fused = found.scales[63].mul_add(5.0, found.scales[62]);
+    assert_ne!(found.weights[2], fused);
+    cases.add("parts-rounded", "a fused multiplication and addition would give another sum", vec![rounded]);
+}
+
+/// A matrix of one column in two parts with these integers.
+fn two_parts(first: [i32; 3], second: [i32; 3]) -> Plan {
+    let mut plan = empty(3, 1, 64, 4);
+    plan.classes.push(class(2.0));
+    let [first, second] = [first, second].map(|wanted| {
+        let mut integers = wanted.to_vec();
+        plan.obey(&mut integers);
+        assert_eq!(integers, wanted);
+        Entry { input: 0, class: 0, scale: 100, integers }
+    });
+    plan.first.push(first);
+    plan.extra.push(second);
+    plan
 }
 
 fn tables(cases: &mut Cases) {
@@ -209,6 +238,9 @@ fn tables(cases: &mut Cases) {
         runs: [vec![(21, 100), (18, 50), (19, 20), (20, 86)], vec![(63, 1), (30, 120), (0, 3), (29, 132)]],
     };
     cases.add("table-holes", "symbols in any order, some absent, symbol 63", vec![with(holes, 1.2, 45)]);
+    let mut rounded = two();
+    (rounded.smallest, rounded.runs[0]) = ([-1, -1], vec![(0, 100), (1, 100), (62, 56)]);
+    cases.add("table-rounded", "the offset 4 takes 122 to 126", vec![with(rounded, 0.8, 56)]);
     let largest = Table {
         raw_bits: 0,
         smallest: [-32, -32],
@@ -405,6 +437,13 @@ fn pair_classes(cases: &mut Cases) {
         "an inline pair table, a frequency above 127",
         vec![single(smallest, 0.6, 107)],
     );
+    // Pairs of equal lowest bits leave the state 0.
+    let lopsided = table([0, 0], [2, 2], [vec![255, 0, 0, 1], vec![64; 4]]);
+    let mut equal = pairs((19, 21), (64, 8), lopsided, 0.0, 113);
+    for (row, value) in [(0, 2), (1, 2), (16, 2), (17, 2), (18, 2)] {
+        equal.first[20].integers[row] = value;
+    }
+    cases.add("pairs-lopsided", "frequencies 255 and 1", vec![equal]);
     let most = table([-4, -4], [8, 8], [vec![4; 64], vec![4; 64]]);
     cases.add(
         "pairs-most",
