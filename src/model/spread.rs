@@ -80,6 +80,7 @@ pub(crate) fn spread<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(
         for _ in 0..helpers {
             scope.spawn(|_| take());
         }
+        let _inside = Inside::enter();
         take();
         work_while(|| left.items.load(Ordering::Relaxed) > 0 && !left.panicked.load(Ordering::Relaxed));
     });
