@@ -296,7 +296,7 @@ mod tests {
                     given.iter().all(|&given| given > 0) && (!enough || sum == threads),
                     "{threads} {given:?}"
                 );
-                assert!(sum <= threads.max(matrices.len()) + matrices.len() - 1, "{threads} {given:?}");
+                assert!(sum < threads.max(matrices.len()) + matrices.len(), "{threads} {given:?}");
             }
         }
         assert_eq!(threads_for(0, Beside { before: 0, rows: 0 }, 4), 1);
