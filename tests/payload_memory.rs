@@ -116,6 +116,7 @@ fn operations(plan: &PreparedMatrix<'_>) -> (usize, bool) {
 fn memory_is_bounded() {
     // The standard tables are read once; they are not part of any payload.
     wsic::payload::standard::standard_tables();
+    wsic::payload::standard::standard_pair_tables();
     let defaults = Limits::default();
 
     // Headers that announce much and have nothing.
