@@ -451,7 +451,11 @@ fn interrupted(bench: &Bench, signal: i32, arguments: &[&str]) -> (Option<i32>, 
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let begun = || bench.files().iter().any(|name| name.contains(".partial"));
+    // A conversion's folder is of use once it has a fingerprint; other commands begin a hidden file.
+    let begun = || {
+        let folder = bench.path("x.gguf.partial").join("fingerprint.txt");
+        folder.exists() || bench.files().iter().any(|name| name.starts_with('.') && name.contains(".partial"))
+    };
     let start = std::time::Instant::now();
     while !begun() && start.elapsed().as_secs() < 60 {
         std::thread::sleep(std::time::Duration::from_millis(2));

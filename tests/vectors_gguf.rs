@@ -53,6 +53,8 @@ fn the_container_layer_refuses_what_it_can_see() {
         "verifier-tensor-cut-without-wsic-tensor",
         "verifier-tensor-of-a-huge-size",
         "verifier-tensor-absent",
+        "verifier-unknown-type-absent",
+        "magic-and-sixteen-bytes",
         "order-dimensions-and-offset",
         "order-dimensions-and-magic",
         "order-length-and-listed-length",

@@ -128,6 +128,15 @@ fn columns(cases: &mut Cases) {
         far.extra.push(Entry { input, class: 0, scale: 80, integers });
     }
     cases.add("parts-far-apart", "numbers with exponents from 9 to 14", vec![far]);
+    let lopsided = blocks(0, [0, -1], [&[255, 1], &[1, 255]]);
+    let mut many = empty(1, 70_000, 64, 1);
+    many.classes.push(Class::Inline(lopsided));
+    let entry = |input: u32| {
+        let integers = vec![if [5, 64, 69_999].contains(&input) { 2 } else { 0 }];
+        Entry { input, class: 0, scale: 128, integers }
+    };
+    many.first = (0..70_000).map(entry).collect();
+    cases.add("many-positions", "more than 2^16 stream positions", vec![many]);
     let two = many_classes(20, (16, 4), vec![class(0.7), class(5.0)], &[0.7, 5.0], 3, 23);
     cases.add("two-classes", "two classes, their columns mixed", vec![two]);
     let deviations: Vec<f64> = (0..32).map(|i| 2f64.powf(f64::from(i) / 5.0 - 1.5)).collect();

@@ -69,6 +69,11 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
         f.tensors[2].bytes.truncate(15);
     });
     add("magic", "bad-magic", &good, &|f| f.tensors[2].bytes[0] = b'w');
+    add("magic-and-sixteen-bytes", "bad-magic", &good, &|f| {
+        f.tensors.truncate(3);
+        f.tensors[2].bytes.truncate(16);
+        f.tensors[2].bytes[1] = b's';
+    });
     add("payload-cut", "truncated", &good, &|f| {
         f.tensors.truncate(3);
         f.tensors[2].bytes.pop();
@@ -106,6 +111,7 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
     add("payload-damaged", "bad-checksum", &good, &|f| f.tensors[2].bytes[20] ^= 1);
     add("tile-damaged", "corrupt-tile", &good, &|f| f.tensors[0].bytes[90] = 0);
     add("other-columns", "shape-mismatch", &good, &|f| f.tensors[0].dims = vec![4, 4]);
+    add("other-rows", "shape-mismatch", &good, &|f| f.tensors[0].dims = vec![3, 5]);
     add("transposed", "shape-mismatch", &good, &|f| f.tensors[0].dims = vec![4, 3]);
     add("experts-in-two-dimensions", "shape-mismatch", &experts, &|f| {
         f.tensors[0].dims.pop();
@@ -121,6 +127,7 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
         f.moved = Some((3, 32));
         f.tensors[3].bytes.splice(0..0, [0; 32]);
     });
+    add("verifier-padding-first-byte", "bad-container", &good, &|f| f.tensors[1].bytes.push(1));
     add("verifier-padding-last-byte", "bad-container", &good, &|f| {
         f.tensors[1].bytes.resize(31, 0);
         f.tensors[1].bytes.push(1);
@@ -203,6 +210,18 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
     add("gguf-string-beyond", container, &good, &|f| {
         f.set("test", Some(Meta::Other(8, (1u64 << 40).to_le_bytes().to_vec())));
     });
+    // Nothing is read behind them.
+    let long = 1000u64.to_le_bytes();
+    let array = [&0u32.to_le_bytes()[..], &long].concat();
+    for (name, kind, value) in
+        [("gguf-last-string-beyond", 8, long.to_vec()), ("gguf-last-array-beyond", 9, array)]
+    {
+        add(name, container, &good, &|f| {
+            f.tensors.clear();
+            f.metadata.retain(|(key, _)| !key.starts_with("wsic."));
+            f.set("test", Some(Meta::Other(kind, value.clone())));
+        });
+    }
     let mut raw = |name: &str, edit: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.bytes();
         edit(&mut bytes);
@@ -213,7 +232,14 @@ pub fn invalid(payloads: &[Valid]) -> Vec<Container> {
     // The file ends with the second payload: the tensor behind it, of 12 or no known number of bytes, begins beyond the end.
     let odd_at = good.bytes().windows(4).rposition(|window| window == b"WSIC").unwrap();
     raw("verifier-tensor-absent", &|b| b.truncate(odd_at + odd as usize));
+    let unknown =
+        good.bytes().windows(12).rposition(|window| window == b"_norm.weight").unwrap() + 12 + 4 + 8;
+    raw("verifier-unknown-type-absent", &|b| {
+        b[unknown..unknown + 4].copy_from_slice(&UNKNOWN.to_le_bytes());
+        b.truncate(odd_at + odd as usize);
+    });
     raw("gguf-magic", &|b| b[0] = b'X');
+    raw("gguf-magic-last-byte", &|b| b[3] = b'f');
     raw("gguf-empty", &|b| b.clear());
     raw("gguf-23-bytes", &|b| b.truncate(23));
     raw("gguf-cut-in-metadata", &|b| b.truncate(100));
@@ -280,12 +306,24 @@ fn splits(all: &mut Vec<Container>, good: &File) {
     });
     add("split-tensors-differ", two.clone(), &|f| f[1].set("split.tensors.count", Some(Meta::I32(7))));
     add("split-tensor-name-twice", two.clone(), &|f| f[1].tensors[1].name = f[0].tensors[3].name.clone());
-    add("verifier-split-gap-in-second", two.clone(), &|f| {
-        f[1].moved = Some((1, 32));
-        f[1].tensors[1].bytes.splice(0..0, [0; 32]);
-    });
+    add("split-first-tensors-differ", two.clone(), &|f| f[0].set("split.tensors.count", Some(Meta::I32(7))));
+    for (name, file, tensor) in
+        [("verifier-split-gap-in-first", 0, 3), ("verifier-split-gap-in-second", 1, 1)]
+    {
+        add(name, two.clone(), &|f| {
+            f[file].moved = Some((tensor, 32));
+            f[file].tensors[tensor].bytes.splice(0..0, [0; 32]);
+        });
+    }
+    // All files are there, by names that say something else than the keys.
     let files = split(good, &plain, two);
-    let short = |index: usize| format!("split-short-numbers-{}-of-2.gguf", index + 1);
-    let files = files.iter().enumerate().map(|(index, file)| (short(index), file.bytes())).collect();
-    all.push(Container { files, decoder: class, verifier: class });
+    for (name, end) in [
+        ("split-short-numbers-", "-of-2.gguf"),
+        ("split-short-count-0000", "-of-2.gguf"),
+        ("split-of-three-0000", "-of-00003.gguf"),
+    ] {
+        let named = |index: usize| format!("{name}{}{end}", index + 1);
+        let files = files.iter().enumerate().map(|(index, file)| (named(index), file.bytes())).collect();
+        all.push(Container { files, decoder: class, verifier: class });
+    }
 }

@@ -36,6 +36,9 @@ pub fn valid(payloads: &[Valid]) -> Vec<Container> {
     let mut unknown = two.clone();
     unknown.tensors[1].type_id = UNKNOWN;
     add("type-without-sizes", &unknown);
+    let mut absent = two.clone();
+    absent.tensors.retain(|tensor| tensor.type_id == F32);
+    add("no-wsic-tensor-but-keys", &absent);
     let mut none = two.clone();
     none.tensors.retain(|tensor| tensor.type_id == F32);
     none.metadata.retain(|(key, _)| !key.starts_with("wsic."));
@@ -64,7 +67,7 @@ pub fn valid(payloads: &[Valid]) -> Vec<Container> {
         add(name, &single);
     }
     let second = file(&[("blk.1.ffn_up_exps.weight", experts)], 32);
-    let first = first_of_two(&two, &second);
+    let mut first = first_of_two(&two, &second);
     let mut bare = second.clone();
     bare.metadata.clear();
     let mut add = |name: &str, files: [File; 2]| {
@@ -85,6 +88,7 @@ pub fn valid(payloads: &[Valid]) -> Vec<Container> {
     let mut other = file(&[("blk.1.ffn_up_exps.weight", experts)], 64);
     other.set("wsic.version", Some(Meta::U32(2)));
     other.set("wsic.type_id", Some(Meta::U32(705)));
+    first.set("wsic.type_id", None);
     add("split-keys-in-second", split(&first, &other, Meta::U16(2)));
     all
 }

@@ -26,17 +26,18 @@ pub fn side_coder(cases: &mut Cases) {
         calls.truncate(4);
         calls.extend(too_long(Context::Length));
     });
-    let side = write_side(&inline.side());
-    let cut = inline.section().bytes_with_side(&side[..8]);
-    cases.add("table-cut", "4.1", class, payload(20, 10, &[cut]));
+    let cut = |plan: &Plan, calls: usize, context: Context| {
+        let mut calls = plan.side()[..calls].to_vec();
+        calls.push(Side::Number { context, value: 1 << 23 });
+        payload(20, 10, &[plan.section().bytes_with_side(&write_side(&calls)[..9])])
+    };
+    cases.add("table-cut", "4.1", class, cut(&inline, 4, Context::Length));
     let paired = inline_pairs();
     cases.side("pairs-number-too-long", "4.1", class, &paired, |calls| {
         calls.truncate(5);
         calls.extend(too_long(Context::Frequency));
     });
-    let side = write_side(&paired.side());
-    let cut = paired.section().bytes_with_side(&side[..9]);
-    cases.add("pairs-cut", "4.1", class, payload(20, 10, &[cut]));
+    cases.add("pairs-cut", "4.1", class, cut(&paired, 3, Context::Frequency));
 }
 
 fn scale_call(calls: &mut [Side], context: Context) -> &mut Side {
