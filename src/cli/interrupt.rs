@@ -14,9 +14,10 @@ pub(super) fn conversion(output: &std::path::Path) {
 /// Waits for signals on a thread of its own. The process then ends as it would have without this.
 #[cfg(unix)]
 pub(super) fn watch() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    // SIGHUP is left alone: `nohup` has it ignored, which a handler would undo.
     // Without handlers a signal ends the process at once, which leaves half files but nothing worse.
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             crate::gguf::remove_unfinished();
