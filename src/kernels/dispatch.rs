@@ -20,7 +20,9 @@ pub(super) const fn interleave(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx2Vnni => avx2::INTERLEAVE,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vpermb => avx512::INTERLEAVE,
+        Isa::Avx512 => avx512::INTERLEAVE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vpermb => avx512::ORDERED_INTERLEAVE,
         _ => scalar::INTERLEAVE,
     }
 }

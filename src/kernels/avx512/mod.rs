@@ -10,11 +10,13 @@
 //! chains one after the other exceed what processors look ahead. The order of instructions in the source matters, and
 //! so does their kind: on Zen 4 multiplications and mask tests share two pipes, lookups two others, and shifts the
 //! fourth with one of those, so that it pays to replace one by another where that evens the load. Intel's processors have
-//! two pipes for all of it and take three operations for a `vpermi2b`: with `SPLIT` (`Isa::Avx512Vpermb`) two masked `vpermb`
-//! stand for one of a table, shifts and selections for those that put bytes together.
+//! two pipes for all of it and take three operations for a `vpermi2b`: they have loops of their own ([`ordered`],
+//! `Isa::Avx512Vpermb`), in which two masked `vpermb` stand for one of a table, shifts and selections for those that put
+//! bytes together.
 
 mod escapes;
 mod flush;
+mod ordered;
 mod pairs;
 mod product;
 mod table;
@@ -34,9 +36,14 @@ use table::{Bytes64, Lookup, HIGH_OF_BOTH, LOW_OF_BOTH};
 
 /// Most tiles decoded in turn.
 pub(super) const INTERLEAVE: usize = 6;
+/// The same with [`ordered`] loops.
+pub(super) const ORDERED_INTERLEAVE: usize = ordered::INTERLEAVE;
 
 /// Bit of a value u = 2k + parity + offset that is the low bit of the index k: the offset is a multiple of 4.
 const INDEX_BIT: i8 = 2;
+
+/// Even lanes.
+const EVEN: __mmask64 = 0x5555_5555_5555_5555;
 
 /// How far ahead of the decoder the stream is fetched.
 const PREFETCH: usize = 1024;
@@ -124,20 +131,26 @@ pub(super) unsafe fn decode(
 
 /// With `TERMS` 0 the values themselves go to the target.
 unsafe fn by_count<const TERMS: usize>(work: Work<'_, '_>) {
-    // SAFETY: passed on from the caller.
+    let split = work.table().split;
+    // SAFETY: passed on from the caller; half of the tiles are where they were.
     unsafe {
-        match work.states.len() {
-            6 => by_table::<6, TERMS>(work),
-            5 => by_table::<5, TERMS>(work),
-            4 => by_table::<4, TERMS>(work),
-            3 => by_table::<3, TERMS>(work),
-            2 => by_table::<2, TERMS>(work),
-            _ => {
-                for (index, state) in work.states.iter_mut().enumerate() {
-                    let base = work.target.base.add(index * work.target.tile_stride);
-                    let target = Target { base, ..work.target };
-                    by_table::<1, TERMS>(Work { states: std::slice::from_mut(state), target, ..work });
-                }
+        match (work.states.len(), split) {
+            (6, false) => by_table::<6, TERMS>(work),
+            (5, false) => by_table::<5, TERMS>(work),
+            (4, false) => by_table::<4, TERMS>(work),
+            (3, false) => by_table::<3, TERMS>(work),
+            (2, false) => by_table::<2, TERMS>(work),
+            (1, false) => by_table::<1, TERMS>(work),
+            (4, true) => ordered::by_table::<4, TERMS>(work),
+            (3, true) => ordered::by_table::<3, TERMS>(work),
+            (2, true) => ordered::by_table::<2, TERMS>(work),
+            (1, true) => ordered::by_table::<1, TERMS>(work),
+            (0, _) => {}
+            (tiles, _) => {
+                let (first, second) = work.states.split_at_mut(tiles.div_ceil(2));
+                let base = work.target.base.add(first.len() * work.target.tile_stride);
+                by_count::<TERMS>(Work { states: first, ..work });
+                by_count::<TERMS>(Work { states: second, target: Target { base, ..work.target }, ..work });
             }
         }
     }
@@ -149,19 +162,14 @@ unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_, '_>) {
     let general = table.wide || work.class.raw_bits > 0;
     // SAFETY: passed on from the caller.
     unsafe {
-        match (table.lookup, general, table.split) {
-            (Lookup::Few, false, false) => run::<N, FEW, false, TERMS, false>(work),
-            (Lookup::Simple, false, false) => run::<N, SIMPLE, false, TERMS, false>(work),
-            (Lookup::Simple, false, true) => run::<N, SIMPLE, false, TERMS, true>(work),
-            (Lookup::Simple, true, false) => run::<N, SIMPLE, true, TERMS, false>(work),
-            (Lookup::Simple, true, true) => run::<N, SIMPLE, true, TERMS, true>(work),
-            // `Few` stands with neither of the others.
-            (Lookup::Any | Lookup::Few, _, false) => run::<N, ANY, true, TERMS, false>(work),
-            (Lookup::Any | Lookup::Few, _, true) => run::<N, ANY, true, TERMS, true>(work),
-            (Lookup::Pairs, false, false) => pairs::run::<N, false, TERMS, false>(work),
-            (Lookup::Pairs, false, true) => pairs::run::<N, false, TERMS, true>(work),
-            (Lookup::Pairs, true, false) => pairs::run::<N, true, TERMS, false>(work),
-            (Lookup::Pairs, true, true) => pairs::run::<N, true, TERMS, true>(work),
+        match (table.lookup, general) {
+            (Lookup::Few, false) => run::<N, FEW, false, TERMS>(work),
+            (Lookup::Simple, false) => run::<N, SIMPLE, false, TERMS>(work),
+            (Lookup::Simple, true) => run::<N, SIMPLE, true, TERMS>(work),
+            // `Few` does not stand with the other.
+            (Lookup::Any | Lookup::Few, _) => run::<N, ANY, true, TERMS>(work),
+            (Lookup::Pairs, false) => pairs::run::<N, false, TERMS>(work),
+            (Lookup::Pairs, true) => pairs::run::<N, true, TERMS>(work),
         }
     }
 }
@@ -178,17 +186,11 @@ fn load(bytes: &Bytes64) -> __m512i {
     unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
 }
 
-/// Bytes of two registers of a table. Which one is told by bit 6 of the index, or with `SPLIT` by `upper`, the lanes that take
-/// the second one's.
+/// Bytes of two registers of a table. Bit 6 of the index tells which one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn look_up<const SPLIT: bool>(index: __m512i, table: &[__m512i; 2], upper: __mmask64) -> __m512i {
-    if SPLIT {
-        let below = _mm512_permutexvar_epi8(index, table[0]);
-        _mm512_mask_permutexvar_epi8(below, upper, index, table[1])
-    } else {
-        _mm512_permutex2var_epi8(table[0], index, table[1])
-    }
+#[target_feature(enable = "avx512f,avx512vbmi")]
+fn look_up(index: __m512i, table: &[__m512i; 2]) -> __m512i {
+    _mm512_permutex2var_epi8(table[0], index, table[1])
 }
 
 /// The attribute of each lane's run.
@@ -205,15 +207,7 @@ fn attribute<const LOOKUP: u8>(run: __m512i, table: &[__m512i; 2]) -> __m512i {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-unsafe fn run<
-    const N: usize,
-    const LOOKUP: u8,
-    const GENERAL: bool,
-    const TERMS: usize,
-    const SPLIT: bool,
->(
-    work: Work<'_, '_>,
-) {
+unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS: usize>(work: Work<'_, '_>) {
     let table = work.table();
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
@@ -238,11 +232,7 @@ unsafe fn run<
         low[k] = _mm512_load_si512(states[k].low.as_ptr().cast());
     }
     for chunk in 0..chunks {
-        let mut x = [zero; TERMS];
-        for term in 0..TERMS {
-            let of_chunk = &activations[chunk * width * TERMS..(chunk + 1) * width * TERMS];
-            x[term] = _mm512_loadu_si512(lanes_of_term(of_chunk, TERMS, term).as_ptr().cast());
-        }
+        let x = operands::<TERMS>(&activations[chunk * width * TERMS..(chunk + 1) * width * TERMS]);
         let mut trellis = [zero; N];
         let mut start = [std::ptr::null::<u8>(); N];
         let mut raw = [std::ptr::null::<u8>(); N];
@@ -263,19 +253,13 @@ unsafe fn run<
         for _ in 0..steps {
             let mut run = [zero; N];
             // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores what else there is.
-            let mut odd = [0; N];
             for k in 0..N {
                 let slot = _mm512_srli_epi16::<2>(low[k]);
-                if SPLIT {
-                    run[k] = slot;
-                    odd[k] = _mm512_movepi8_mask(trellis[k]);
-                } else {
-                    run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
-                }
+                run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
             }
             if LOOKUP != ANY {
                 for k in 0..N {
-                    run[k] = look_up::<SPLIT>(run[k], &runs, odd[k]);
+                    run[k] = look_up(run[k], &runs);
                 }
                 // The sum is 4 times the run and something below 4. Bits that the shift takes from the neighbour are
                 // ignored by the lookups.
@@ -288,10 +272,10 @@ unsafe fn run<
             } else {
                 for k in 0..N {
                     let before = _mm512_and_si512(
-                        look_up::<SPLIT>(run[k], &starts, odd[k]),
+                        look_up(run[k], &starts),
                         _mm512_permutexvar_epi8(low[k], up_to_slot),
                     );
-                    let first = look_up::<SPLIT>(run[k], &runs, odd[k]);
+                    let first = look_up(run[k], &runs);
                     run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
                 }
             }
@@ -324,7 +308,7 @@ unsafe fn run<
             for k in 0..N {
                 rank[k] = _mm512_sub_epi8(low[k], attribute::<LOOKUP>(run[k], &rank_base));
             }
-            advance::<N, GENERAL, SPLIT>(&f, &rank, &mut high, &mut low, &mut at);
+            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.add(64);
             from = from.wrapping_add(from_step);
             (now, then) = (then, now);
@@ -348,14 +332,13 @@ unsafe fn run<
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-unsafe fn advance<const N: usize, const GENERAL: bool, const SPLIT: bool>(
+unsafe fn advance<const N: usize, const GENERAL: bool>(
     frequency: &[__m512i; N],
     rank: &[__m512i; N],
     high: &mut [__m512i; N],
     low: &mut [__m512i; N],
     at: &mut [*const u8; N],
 ) {
-    const EVEN: __mmask64 = 0x5555_5555_5555_5555;
     let zero = _mm512_setzero_si512();
     let low_bytes = _mm512_set1_epi16(255);
     let (low_of_both, high_of_both) = (load(&LOW_OF_BOTH), load(&HIGH_OF_BOTH));
@@ -380,16 +363,12 @@ unsafe fn advance<const N: usize, const GENERAL: bool, const SPLIT: bool>(
     let mut refill = [0; N];
     for k in 0..N {
         // One or two tiles wait for results: the quicker way is faster, else the one with fewer instructions.
-        high[k] = if N <= 2 || SPLIT {
+        high[k] = if N <= 2 {
             _mm512_mask_mov_epi8(odd[k], EVEN, _mm512_srli_epi16::<8>(even[k]))
         } else {
             _mm512_permutex2var_epi8(even[k], high_of_both, odd[k])
         };
-        low[k] = if SPLIT {
-            _mm512_ternarylogic_epi32::<0xE4>(even[k], _mm512_slli_epi16::<8>(odd[k]), low_bytes)
-        } else {
-            _mm512_permutex2var_epi8(even[k], low_of_both, odd[k])
-        };
+        low[k] = _mm512_permutex2var_epi8(even[k], low_of_both, odd[k]);
         refill[k] = _mm512_testn_epi8_mask(high[k], high[k]);
     }
     for k in 0..N {
@@ -402,6 +381,29 @@ unsafe fn advance<const N: usize, const GENERAL: bool, const SPLIT: bool>(
         }
         _mm_prefetch::<_MM_HINT_T0>(at[k].wrapping_add(PREFETCH).cast());
     }
+}
+
+/// The terms of a chunk's activations: operands of 64 products each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn operands<const TERMS: usize>(of_chunk: &[i8]) -> [__m512i; TERMS] {
+    std::array::from_fn(|term| {
+        // SAFETY: all reads are of 64 bytes of arrays.
+        unsafe {
+            match of_chunk.as_chunks::<64>() {
+                ([whole], []) if TERMS == 1 => _mm512_loadu_si512(whole.as_ptr().cast()),
+                ([first, second], []) if TERMS == 2 => {
+                    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                    _mm512_permutex2var_epi32(
+                        _mm512_loadu_si512(first.as_ptr().cast()),
+                        _mm512_or_si512(even, _mm512_set1_epi32(term as i32)),
+                        _mm512_loadu_si512(second.as_ptr().cast()),
+                    )
+                }
+                _ => _mm512_loadu_si512(lanes_of_term(of_chunk, TERMS, term).as_ptr().cast()),
+            }
+        }
+    })
 }
 
 /// Accumulators of one step with `start` in the first one of each row.

@@ -5,8 +5,7 @@
 //! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
 //! take 25 for 64.
 
-use super::{advance, load, look_up, start_values, Work, INDEX_BIT};
-use crate::kernels::activations::lanes_of_term;
+use super::{advance, load, look_up, operands, start_values, Work, INDEX_BIT};
 use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
 
@@ -14,9 +13,7 @@ use std::arch::x86_64::*;
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
-pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize, const SPLIT: bool>(
-    work: Work<'_, '_>,
-) {
+pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize>(work: Work<'_, '_>) {
     let table = work.table();
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
@@ -39,11 +36,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
         low[k] = _mm512_load_si512(states[k].low.as_ptr().cast());
     }
     for chunk in 0..chunks {
-        let mut x = [zero; TERMS];
-        for term in 0..TERMS {
-            let of_chunk = &activations[chunk * width * TERMS..(chunk + 1) * width * TERMS];
-            x[term] = _mm512_loadu_si512(lanes_of_term(of_chunk, TERMS, term).as_ptr().cast());
-        }
+        let x = operands::<TERMS>(&activations[chunk * width * TERMS..(chunk + 1) * width * TERMS]);
         let mut trellis = [zero; N];
         let mut start = [std::ptr::null::<u8>(); N];
         for k in 0..N {
@@ -61,28 +54,20 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
             let whole = 2 * pair + 1 < steps;
             let mut run = [zero; N];
             // Bits 0-5 from the slot, the parity from the trellis state. The lookup ignores what else there is.
-            let mut odd = [0; N];
             for k in 0..N {
                 let slot = _mm512_srli_epi16::<2>(low[k]);
-                if SPLIT {
-                    run[k] = slot;
-                    odd[k] = _mm512_movepi8_mask(trellis[k]);
-                } else {
-                    run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
-                }
+                run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
             }
             for k in 0..N {
-                let before = _mm512_and_si512(
-                    look_up::<SPLIT>(run[k], &starts, odd[k]),
-                    _mm512_permutexvar_epi8(low[k], up_to_slot),
-                );
-                let first = look_up::<SPLIT>(run[k], &runs, odd[k]);
+                let before =
+                    _mm512_and_si512(look_up(run[k], &starts), _mm512_permutexvar_epi8(low[k], up_to_slot));
+                let first = look_up(run[k], &runs);
                 run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
             }
             // Values, their products and the next trellis state: nothing below needs them, and registers are few.
             for k in 0..N {
-                let u = look_up::<SPLIT>(run[k], &first_value, odd[k]);
-                let second = look_up::<SPLIT>(run[k], &second_value, odd[k]);
+                let u = look_up(run[k], &first_value);
+                let second = look_up(run[k], &second_value);
                 let branch = _mm512_xor_si512(u, second);
                 let bits = _mm512_ternarylogic_epi32::<0xD8>(trellis[k], branch, index_bit);
                 trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
@@ -107,13 +92,13 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
             }
             let (mut f, mut rank) = ([zero; N], [zero; N]);
             for k in 0..N {
-                f[k] = look_up::<SPLIT>(run[k], &frequency, odd[k]);
+                f[k] = look_up(run[k], &frequency);
             }
             for k in 0..N {
-                let base = look_up::<SPLIT>(run[k], &rank_base, odd[k]);
+                let base = look_up(run[k], &rank_base);
                 rank[k] = _mm512_sub_epi8(low[k], base);
             }
-            advance::<N, GENERAL, SPLIT>(&f, &rank, &mut high, &mut low, &mut at);
+            advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.wrapping_add(128);
             from = from.wrapping_add(2 * from_step);
         }
