@@ -321,13 +321,15 @@ impl<'p> Preparation<'p> {
                             (Rounding::Mixed, [whole]) => dispatch::split(plan.isa, whole),
                             (_, part) => dispatch::quantize(plan.isa, part),
                         };
-                        let sums = part.iter().flat_map(|sub| &sub.sums);
-                        let sum: i32 =
-                            offsets.as_flattened().iter().zip(sums).map(|(offset, sum)| offset * sum).sum();
-                        corrections[start + vector] = -sum;
-                        let words = integers.as_chunks_mut::<4>().0.iter_mut().skip(vector).step_by(in_block);
-                        let fours = part.iter().flat_map(|sub| sub.integers.as_chunks::<4>().0);
-                        words.zip(fours).for_each(|(word, four)| *word = *four);
+                        let of_sub = |(offsets, sub): (&[i32; GROUP_WORDS], &Group)| -> i32 {
+                            offsets.iter().zip(&sub.sums).map(|(offset, sum)| offset * sum).sum()
+                        };
+                        corrections[start + vector] = -offsets.iter().zip(&*part).map(of_sub).sum::<i32>();
+                        let words = integers.as_chunks_mut::<4>().0.chunks_mut(GROUP_WORDS * in_block);
+                        for (words, sub) in words.zip(&*part) {
+                            let words = words[vector..].iter_mut().step_by(in_block);
+                            words.zip(sub.integers.as_chunks::<4>().0).for_each(|(word, four)| *word = *four);
+                        }
                     }
                     large |= part[0].large;
                 }

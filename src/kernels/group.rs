@@ -1,7 +1,6 @@
 //! A group of activations becomes integers and a scale.
 
 use super::plan::GROUP_COLUMNS;
-use crate::payload::PADDING;
 
 /// Words of four positions in a group.
 pub(super) const GROUP_WORDS: usize = GROUP_COLUMNS / 4;
@@ -37,7 +36,8 @@ impl Group {
     /// Takes the values of a group's positions from a vector.
     pub(super) fn gather(&mut self, x: &[f32], inputs: &[u32], scales: &[f32]) {
         for (value, (&input, &scale)) in self.values.iter_mut().zip(inputs.iter().zip(scales)) {
-            *value = if input == PADDING { 0.0 } else { scale * x[input as usize] };
+            // Nothing stands at `PADDING`.
+            *value = x.get(input as usize).map_or(0.0, |x| scale * x);
         }
         self.values[inputs.len()..].fill(0.0);
     }

@@ -7,7 +7,7 @@ use super::escapes::{EscapeList, EscapeSums, Place};
 use super::pass::padded_steps;
 use super::plan::PreparedMatrix;
 use super::scratch::{bytes_for, Carver};
-use super::stream::{corrupt, tail_bytes, TileState};
+use super::stream::{corrupt, fetch_start, tail_bytes, TileState};
 use crate::payload::{PayloadError, MAX_INTEGER};
 use std::ops::Range;
 
@@ -126,11 +126,15 @@ impl PreparedMatrix<'_> {
         let mut states = dispatch::States::new();
         for tile in tiles.clone() {
             states.push(TileState::new(self, tile, carver.take::<u8>(tail_bytes(steps))));
+            fetch_start(self.matrix.tile(tile).escapes);
         }
         let states = states.as_mut_slice();
 
         let used = 16 * padded_steps(steps);
-        accumulators.fill(0);
+        // The first chunk of each group sets all of them but those of the steps that pad.
+        if padded_steps(steps) > steps {
+            accumulators.fill(0);
+        }
         let group_chunks = self.chunks_per_group(activations.rounding);
         let last = self.matrix.stream_length() / width;
         for class in &self.classes {

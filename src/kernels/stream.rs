@@ -6,6 +6,25 @@ use crate::payload::{ErrorKind, PayloadError, Tile, LANES};
 /// Bytes of the coder's initial states.
 const STATE_BYTES: usize = 2 * LANES;
 
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+/// Lines that are fetched before they are decoded. Kernels fetch those after them as they go.
+const FIRST_LINES: usize = 16;
+
+/// Begins to load the first cache lines of `bytes`.
+pub(super) fn fetch_start(bytes: &[u8]) {
+    for line in bytes.chunks(CACHE_LINE).take(FIRST_LINES) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which may name any address.
+        unsafe {
+            use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
+}
+
 /// Bytes that a kernel may read past the position at the start of a chunk: one for each symbol, and one vector.
 pub(super) const fn margin(steps: usize) -> usize {
     LANES * steps + LANES
@@ -42,6 +61,7 @@ impl<'s> TileState<'s> {
         // The directory check of `Payload::open` makes room for both.
         let (raw, rest) = bytes.split_at(matrix.raw_plane_bytes(tile));
         let (states, bytes) = rest.split_at(STATE_BYTES);
+        fetch_start(bytes);
         let (mut high, mut low) = ([0; LANES], [0; LANES]);
         high.copy_from_slice(&states[..LANES]);
         low.copy_from_slice(&states[LANES..]);

@@ -4,6 +4,7 @@ use super::on_demand::{multiply_floats, source_error, tokens_of, Located};
 use super::shares::{multiply, shares, Share};
 use super::tensor::open_payload;
 use crate::kernels::{KernelError, Preparation, PreparedMatrix, Rounding, Scratch};
+use crate::model::spread::spread;
 use crate::model::{Beside, MatrixProduct, ModelError, TokenTable};
 use crate::payload::Limits;
 use rayon::prelude::*;
@@ -52,13 +53,17 @@ fn with_scratch<R>(bytes: usize, call: impl FnOnce(&mut [u8]) -> R) -> R {
     })
 }
 
-/// Prepares activations in about `parts` parts, side by side.
-fn run_parts(mut whole: Preparation<'_>, parts: usize) {
-    if parts <= 1 {
-        return whole.run();
+/// Numbers that a thread prepares in about the time that it takes to hand work over.
+const NUMBERS_PER_PART: usize = 2048;
+
+/// Prepares `numbers` activations on all threads.
+fn run_parts(whole: Preparation<'_>, numbers: usize) {
+    let mut parts = vec![whole];
+    let most = (2 * rayon::current_num_threads()).min(numbers / NUMBERS_PER_PART);
+    while 2 * parts.len() <= most {
+        parts = parts.into_iter().flat_map(|part| <[_; 2]>::from(part.halves())).collect();
     }
-    let (first, second) = whole.halves();
-    rayon::join(|| run_parts(first, parts / 2), || run_parts(second, parts.div_ceil(2)));
+    spread(parts, |mut part| part.run());
 }
 
 /// How many of `threads` threads fall to a matrix of `rows` rows beside others, with one vector at a time: fewer tiles in
@@ -126,10 +131,8 @@ impl FusedMatrix {
             _ => Rounding::TwoTerms,
         };
         let mut buffer = vec![0; matrix.activation_bytes(tokens, rounding)];
-        let activations = matrix.prepare_by(x, tokens, rounding, &mut buffer, |whole| match tokens {
-            1 => run_parts(whole, 1),
-            _ => run_parts(whole, 2 * rayon::current_num_threads()),
-        })?;
+        let activations =
+            matrix.prepare_by(x, tokens, rounding, &mut buffer, |whole| run_parts(whole, x.len()))?;
         let scratch = matrix.matmul_scratch(tokens, rounding);
         multiply(shares, tokens, y, |share, y| {
             with_scratch(scratch, |scratch| matrix.matmul(share.units.clone(), &activations, y, scratch))
