@@ -441,16 +441,26 @@ fn outputs_never_replace_what_is_read() {
     assert!(before == after);
 }
 
-/// Sends a signal to a command once it has begun a file; the names of files that are left, and what it said.
+/// Sends a signal to a command once it has begun a file; `before` is what the command's process does with such a signal
+/// when it begins. The signal that ended it, and what it said.
 #[cfg(unix)]
-fn interrupted(bench: &Bench, signal: i32, arguments: &[&str]) -> (Option<i32>, String) {
-    use std::os::unix::process::ExitStatusExt;
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"))
-        .current_dir(bench.folder.path())
-        .args(arguments)
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+fn interrupted(
+    bench: &Bench,
+    signal: i32,
+    before: libc::sighandler_t,
+    arguments: &[&str],
+) -> (Option<i32>, String) {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"));
+    command.current_dir(bench.folder.path()).args(arguments).stderr(std::process::Stdio::piped());
+    // SAFETY: `signal` may be called between fork and exec, and nothing else is.
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(signal, before);
+            Ok(())
+        });
+    }
+    let child = command.spawn().unwrap();
     // A conversion's folder is of use once it has a fingerprint; other commands begin a hidden file.
     let begun = || {
         let folder = bench.path("x.gguf.partial").join("fingerprint.txt");
@@ -473,13 +483,13 @@ fn signals_leave_no_half_files_and_say_how_to_go_on() {
     let convert = ["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--calibration", "text.txt"];
     let calibrate = ["calibrate", "model.gguf", "-o", "s.gguf", "--calibration", "text.txt"];
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        let (ended_by, said) = interrupted(&bench, signal, &convert);
+        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &convert);
         assert_eq!(ended_by, Some(signal), "{said}");
         assert!(said.contains("--resume") && bench.path("x.gguf.partial").is_dir(), "{said}");
         bench.wsic(&convert).success().stderr(predicate::str::contains("is dropped"));
         std::fs::remove_file(bench.path("x.gguf")).unwrap();
 
-        let (ended_by, said) = interrupted(&bench, signal, &calibrate);
+        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &calibrate);
         // It may have ended before.
         assert!(ended_by == Some(signal) || bench.path("s.gguf").exists(), "{said}");
         assert!(bench.files().iter().all(|name| !name.contains(".partial")), "{:?}", bench.files());
@@ -489,6 +499,12 @@ fn signals_leave_no_half_files_and_say_how_to_go_on() {
         .wsic(&[&convert[..], &["--resume"]].concat())
         .success()
         .stderr(predicate::str::contains("from the beginning"));
+    // A script's job in the background is begun with the signal ignored, and goes on.
+    if cfg!(target_os = "linux") {
+        std::fs::remove_file(bench.path("x.gguf")).unwrap();
+        let (ended_by, said) = interrupted(&bench, libc::SIGINT, libc::SIG_IGN, &convert);
+        assert!(ended_by.is_none() && bench.path("x.gguf").exists(), "{said}");
+    }
 }
 
 #[test]

@@ -17,7 +17,9 @@ pub(super) fn watch() {
     use signal_hook::consts::{SIGINT, SIGTERM};
     // SIGHUP is left alone: `nohup` has it ignored, which a handler would undo.
     // Without handlers a signal ends the process at once, which leaves half files but nothing worse.
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else { return };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let signals = [SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(&status, signal));
+    let Ok(mut signals) = signal_hook::iterator::Signals::new(signals) else { return };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             crate::gguf::remove_unfinished();
@@ -36,5 +38,27 @@ pub(super) fn watch() {
     });
 }
 
+/// Whether the process was begun with `signal` ignored, as a shell begins jobs in the background of a script: then it
+/// stays so. `status` is Linux's description of the process; elsewhere there is none, and nothing counts as ignored.
+#[cfg(unix)]
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
 #[cfg(not(unix))]
 pub(super) fn watch() {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::is_ignored;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    #[test]
+    fn ignored_signals_are_read_from_the_description_of_the_process() {
+        let status = "Name:\twsic\nSigBlk:\t0000000000000003\nSigIgn:\t0000000000001003\n";
+        assert!(is_ignored(status, SIGHUP) && is_ignored(status, SIGINT) && !is_ignored(status, SIGTERM));
+        assert!(!is_ignored("", SIGINT) && !is_ignored("SigIgn:\tx", SIGINT));
+    }
+}
