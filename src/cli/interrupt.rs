@@ -15,7 +15,7 @@ pub(super) fn conversion(output: &std::path::Path) {
 #[cfg(unix)]
 pub(super) fn watch() {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    // SIGHUP is left alone: `nohup` has it ignored, which a handler would undo.
+    // SIGHUP is left alone: `nohup` has it ignored, which a handler would undo where `is_ignored` cannot tell.
     // Without handlers a signal ends the process at once, which leaves half files but nothing worse.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let signals = [SIGINT, SIGTERM].into_iter().filter(|&signal| !is_ignored(&status, signal));

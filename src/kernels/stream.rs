@@ -8,7 +8,7 @@ const STATE_BYTES: usize = 2 * LANES;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
-/// Lines that are fetched before they are decoded. Kernels fetch those after them as they go.
+/// Lines that are fetched before they are decoded. Vector kernels fetch those after them as they go.
 const FIRST_LINES: usize = 16;
 
 /// Begins to load the first cache lines of `bytes`.

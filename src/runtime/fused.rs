@@ -59,8 +59,9 @@ const NUMBERS_PER_PART: usize = 2048;
 /// Prepares `numbers` activations on all threads.
 fn run_parts(whole: Preparation<'_>, numbers: usize) {
     let mut parts = vec![whole];
-    let most = (2 * rayon::current_num_threads()).min(numbers / NUMBERS_PER_PART);
-    while 2 * parts.len() <= most {
+    let threads = rayon::current_num_threads();
+    let most = if threads > 1 { (2 * threads).min(numbers / NUMBERS_PER_PART) } else { 1 };
+    while parts.len() < most {
         parts = parts.into_iter().flat_map(|part| <[_; 2]>::from(part.halves())).collect();
     }
     spread(parts, |mut part| part.run());

@@ -132,7 +132,7 @@ pub(super) unsafe fn decode(
 /// With `TERMS` 0 the values themselves go to the target.
 unsafe fn by_count<const TERMS: usize>(work: Work<'_, '_>) {
     let split = work.table().split;
-    // SAFETY: passed on from the caller; half of the tiles are where they were.
+    // SAFETY: passed on from the caller.
     unsafe {
         match (work.states.len(), split) {
             (6, false) => by_table::<6, TERMS>(work),
@@ -146,12 +146,7 @@ unsafe fn by_count<const TERMS: usize>(work: Work<'_, '_>) {
             (2, true) => ordered::by_table::<2, TERMS>(work),
             (1, true) => ordered::by_table::<1, TERMS>(work),
             (0, _) => {}
-            (tiles, _) => {
-                let (first, second) = work.states.split_at_mut(tiles.div_ceil(2));
-                let base = work.target.base.add(first.len() * work.target.tile_stride);
-                by_count::<TERMS>(Work { states: first, ..work });
-                by_count::<TERMS>(Work { states: second, target: Target { base, ..work.target }, ..work });
-            }
+            _ => unreachable!("callers take as many tiles as `dispatch::interleave` says"),
         }
     }
 }
@@ -166,7 +161,7 @@ unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_, '_>) {
             (Lookup::Few, false) => run::<N, FEW, false, TERMS>(work),
             (Lookup::Simple, false) => run::<N, SIMPLE, false, TERMS>(work),
             (Lookup::Simple, true) => run::<N, SIMPLE, true, TERMS>(work),
-            // `Few` does not stand with the other.
+            // `Few` does not stand with raw bits or large frequencies.
             (Lookup::Any | Lookup::Few, _) => run::<N, ANY, true, TERMS>(work),
             (Lookup::Pairs, false) => pairs::run::<N, false, TERMS>(work),
             (Lookup::Pairs, true) => pairs::run::<N, true, TERMS>(work),

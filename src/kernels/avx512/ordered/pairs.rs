@@ -1,6 +1,6 @@
 //! The loop over classes with pair tables, with tiles staggered.
 //!
-//! A pass over a pair of integers is 43 vector operations, of which 18 go to one pipe, 6 to the other, and 19 to either: 22
+//! A pass over a pair of integers is 42 vector operations, of which 18 go to one pipe, 6 to the other, and 18 to either: 21
 //! cycles if both are always busy. While a tile looks up, the one before it multiplies, and the one before that takes
 //! bytes from the stream. A list scheduler proposed the order, which was then simplified; one tile after the other
 //! takes 7 % longer.
