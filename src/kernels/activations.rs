@@ -9,6 +9,7 @@
 use super::dispatch;
 use super::error::{require, KernelError};
 use super::group::{Group, GROUP_WORDS};
+use super::halves;
 use super::plan::{PreparedMatrix, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 use super::scratch::{bytes_for, Carver};
 use crate::payload::LANES;
@@ -82,6 +83,9 @@ pub struct Activations<'b> {
     pub(super) scales: &'b [f32],
     /// By group and vector: minus the sum of class offset times q, which turns u = m + offset back into m.
     pub(super) corrections: &'b [i32],
+    /// By group and term, of a single input that is not of mixed precision: the same for even and odd steps where the
+    /// products of pairs are those of [`halves`].
+    pub(super) corrections_of_halves: &'b [[i32; 2]],
     /// By stream position and vector: x' itself, for escapes.
     pub(super) floats: &'b [f32],
     /// The high parts of [`Rounding::Mixed`], else empty.
@@ -113,6 +117,8 @@ pub(super) struct BlockPart<'b> {
 struct Sizes {
     integers: usize,
     of_groups: usize,
+    /// Corrections of halves.
+    of_halves: usize,
     floats: usize,
     /// Blocks of all groups if large words have parts of their own.
     high_blocks: usize,
@@ -124,6 +130,7 @@ impl Sizes {
         bytes_for::<i8>(self.integers)
             + bytes_for::<f32>(self.of_groups)
             + bytes_for::<i32>(self.of_groups)
+            + bytes_for::<[i32; 2]>(self.of_halves)
             + bytes_for::<f32>(self.floats)
             + bytes_for::<[u8; GROUP_WORDS]>(self.high_blocks)
             + bytes_for::<u8>(self.high_blocks)
@@ -137,6 +144,11 @@ impl PreparedMatrix<'_> {
         Sizes {
             integers: positions * vectors,
             of_groups: self.groups(rounding) * vectors,
+            of_halves: if batch == 1 && rounding != Rounding::Mixed {
+                self.groups(rounding) * vectors
+            } else {
+                0
+            },
             floats: positions * batch,
             high_blocks: if rounding == Rounding::Mixed {
                 self.groups(rounding) * vectors.div_ceil(BLOCK)
@@ -189,6 +201,7 @@ impl PreparedMatrix<'_> {
         let integers = carver.take::<i8>(sizes.integers);
         let scales = carver.take::<f32>(sizes.of_groups);
         let corrections = carver.take::<i32>(sizes.of_groups);
+        let corrections_of_halves = carver.take::<[i32; 2]>(sizes.of_halves);
         let floats = carver.take::<f32>(sizes.floats);
         let words = carver.take::<[u8; GROUP_WORDS]>(sizes.high_blocks);
         let counts = carver.take::<u8>(sizes.high_blocks);
@@ -204,26 +217,47 @@ impl PreparedMatrix<'_> {
             integers,
             scales,
             corrections,
+            corrections_of_halves,
             floats,
             words,
             counts,
             high_integers,
         });
         let high = HighParts { words, counts, integers: high_integers };
-        Ok(Activations { batch, rounding, integers, scales, corrections, floats, high })
+        Ok(Activations {
+            batch,
+            rounding,
+            integers,
+            scales,
+            corrections,
+            corrections_of_halves,
+            floats,
+            high,
+        })
     }
 
-    /// Class offset of each word of four positions of the [`GROUP_COLUMNS`] from `first` on; anything beyond the stream's
-    /// end.
-    fn word_offsets(&self, first: usize) -> [i32; GROUP_WORDS] {
-        let mut offsets = [0; GROUP_WORDS];
+    /// Offsets of each word of four positions of the [`GROUP_COLUMNS`] from `first` on; anything beyond the stream's end.
+    fn word_offsets(&self, first: usize) -> [WordOffset; GROUP_WORDS] {
+        let mut offsets = [WordOffset::default(); GROUP_WORDS];
         let chunks = first / self.geometry().columns_per_chunk()..;
         let words = offsets.chunks_mut(self.geometry().columns_per_chunk() / 4);
         for (words, chunk) in words.zip(chunks) {
-            words.fill(self.offset_of_chunk(chunk));
+            if let Some(class) = self.class_of_chunk(chunk) {
+                let of_halves = if class.halves { halves::OFFSETS } else { [class.offset; 2] };
+                words.fill(WordOffset { of_values: class.offset, of_halves });
+            }
         }
         offsets
     }
+}
+
+/// What the integers of a word's columns are exceeded by.
+#[derive(Clone, Copy, Default)]
+struct WordOffset {
+    /// By the values that kernels multiply.
+    of_values: i32,
+    /// The same in even and odd steps where pairs are multiplied by halves.
+    of_halves: [i32; 2],
 }
 
 /// Activations of a range of groups on their way to integers; see [`PreparedMatrix::prepare_by`].
@@ -237,6 +271,7 @@ pub struct Preparation<'p> {
     integers: &'p mut [i8],
     scales: &'p mut [f32],
     corrections: &'p mut [i32],
+    corrections_of_halves: &'p mut [[i32; 2]],
     floats: &'p mut [f32],
     words: &'p mut [[u8; GROUP_WORDS]],
     counts: &'p mut [u8],
@@ -255,6 +290,8 @@ impl<'p> Preparation<'p> {
             integers: take_front(&mut self.integers, columns * vectors),
             scales: take_front(&mut self.scales, count * vectors),
             corrections: take_front(&mut self.corrections, count * vectors),
+            // Empty if there are none.
+            corrections_of_halves: take_front(&mut self.corrections_of_halves, count * vectors),
             floats: take_front(&mut self.floats, columns * self.batch),
             words: take_front(&mut self.words, blocks),
             counts: take_front(&mut self.counts, blocks),
@@ -288,6 +325,8 @@ impl<'p> Preparation<'p> {
             let floats = &mut self.floats[first * batch..][..positions.len() * batch];
             let scales = &mut self.scales[index * vectors..][..vectors];
             let corrections = &mut self.corrections[index * vectors..][..vectors];
+            let corrections_of_halves =
+                self.corrections_of_halves.get_mut(index * vectors..).unwrap_or_default();
             for (block, b) in (0..batch).step_by(at_once).enumerate() {
                 let parts = &mut parts[..at_once.min(batch - b)];
                 let start = b * terms;
@@ -321,10 +360,16 @@ impl<'p> Preparation<'p> {
                             (Rounding::Mixed, [whole]) => dispatch::split(plan.isa, whole),
                             (_, part) => dispatch::quantize(plan.isa, part),
                         };
-                        let of_sub = |(offsets, sub): (&[i32; GROUP_WORDS], &Group)| -> i32 {
-                            offsets.iter().zip(&sub.sums).map(|(offset, sum)| offset * sum).sum()
+                        let correction = |offset: &dyn Fn(&WordOffset) -> i32| -> i32 {
+                            let of_sub = |(offsets, sub): (&[WordOffset; GROUP_WORDS], &Group)| -> i32 {
+                                offsets.iter().zip(&sub.sums).map(|(word, sum)| offset(word) * sum).sum()
+                            };
+                            -offsets.iter().zip(&*part).map(of_sub).sum::<i32>()
                         };
-                        corrections[start + vector] = -offsets.iter().zip(&*part).map(of_sub).sum::<i32>();
+                        corrections[start + vector] = correction(&|word| word.of_values);
+                        if let Some(both) = corrections_of_halves.get_mut(start + vector) {
+                            *both = [0, 1].map(|odd| correction(&|word| word.of_halves[odd]));
+                        }
                         let words = integers.as_chunks_mut::<4>().0.chunks_mut(GROUP_WORDS * in_block);
                         for (words, sub) in words.zip(&*part) {
                             let words = words[vector..].iter_mut().step_by(in_block);

@@ -67,6 +67,16 @@ pub(super) fn add_escapes(isa: Isa, lists: &mut [EscapeList<'_>], sums: &mut Esc
     }
 }
 
+/// Whether the instruction set multiplies pairs by [`halves`](super::halves): accumulators of classes that say so hold
+/// these then.
+pub(super) const fn uses_halves(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vpermb => true,
+        _ => false,
+    }
+}
+
 /// Operands of [`dot`]: activations, and the accumulators that products are added to.
 ///
 /// Accumulators: 16 i32 for each step, tile and term; their order is the kernel's own, and only [`flush`] reads them.
@@ -75,8 +85,9 @@ pub(super) struct Dot<'d> {
     pub(super) activations: &'d [i8],
     /// 1 or 2.
     pub(super) terms: usize,
-    /// What each row begins with, by term, if not with what its accumulators hold.
-    pub(super) start: Option<[i32; MOST_TERMS]>,
+    /// What each row of even and odd steps begins with, by term, if not with what its accumulators hold. The same for
+    /// both unless these hold halves.
+    pub(super) start: Option<[[i32; 2]; MOST_TERMS]>,
     pub(super) accumulators: &'d mut [i32],
     /// i32 from one tile to the next.
     pub(super) tile_stride: usize,
@@ -96,7 +107,8 @@ pub(super) fn dot(
 ) {
     let Dot { activations, terms, tile_stride, term_stride, .. } = operands;
     assert!((1..=MOST_TERMS).contains(&terms) && activations.len() == chunks * class.width * terms);
-    assert!(term_stride >= 16 * steps && tile_stride >= term_stride * terms);
+    // Halves of a last step without a second one need accumulators for both.
+    assert!(term_stride >= 16 * steps.next_multiple_of(2) && tile_stride >= term_stride * terms);
     assert!(tile_stride % 16 == 0 && term_stride % 16 == 0);
     let accumulators = &operands.accumulators;
     assert!(accumulators.len() >= tile_stride * states.len() && accumulators.as_ptr().align_offset(64) == 0);
@@ -111,14 +123,22 @@ pub(super) fn dot(
     }
 }
 
-/// Adds `scale` times the integer of each row to `sums`.
-pub(super) fn flush(isa: Isa, accumulators: &[i32], columns_per_chunk: usize, scale: f32, sums: &mut [f32]) {
+/// Adds `scale` times the integer of each row to `sums`. `halves` says what the accumulators hold.
+pub(super) fn flush(
+    isa: Isa,
+    accumulators: &[i32],
+    columns_per_chunk: usize,
+    halves: bool,
+    scale: f32,
+    sums: &mut [f32],
+) {
+    assert!(!halves || uses_halves(isa));
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both
         // slices hold.
         Isa::Avx512 | Isa::Avx512Vpermb => unsafe {
-            avx512::flush(accumulators, columns_per_chunk, scale, sums)
+            avx512::flush(accumulators, columns_per_chunk, halves, scale, sums)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.

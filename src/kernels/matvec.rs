@@ -4,6 +4,7 @@ use super::activations::{Activations, Rounding};
 use super::dispatch::{self, Dot};
 use super::error::{require, KernelError};
 use super::escapes::{EscapeList, EscapeSums, Place};
+use super::halves;
 use super::pass::padded_steps;
 use super::plan::PreparedMatrix;
 use super::scratch::{bytes_for, Carver};
@@ -137,15 +138,33 @@ impl PreparedMatrix<'_> {
         }
         let group_chunks = self.chunks_per_group(activations.rounding);
         let last = self.matrix.stream_length() / width;
+        let uses_halves = dispatch::uses_halves(self.isa);
+        // What the accumulators hold.
+        let mut in_halves = false;
         for class in &self.classes {
+            let halves = uses_halves && class.halves;
             let (mut chunk, end) = (class.first_chunk, class.first_chunk + class.chunks);
             while chunk < end {
                 let group = chunk / group_chunks;
                 let stop = end.min((group + 1) * group_chunks);
                 let of_group = group * terms..(group + 1) * terms;
-                let start = (chunk % group_chunks == 0).then(|| {
-                    let corrections = &activations.corrections[of_group.clone()];
-                    std::array::from_fn(|term| corrections.get(term).copied().unwrap_or(0))
+                let begins = chunk % group_chunks == 0;
+                if halves != in_halves && !begins {
+                    for accumulators in accumulators.chunks_mut(term_stride) {
+                        halves::convert(&mut accumulators[..used], steps, halves);
+                    }
+                }
+                in_halves = halves;
+                let start = begins.then(|| {
+                    let of_term = |term: usize| {
+                        let at = of_group.start + term.min(terms - 1);
+                        match uses_halves {
+                            false => [activations.corrections[at]; 2],
+                            true if halves => halves::of_integers(activations.corrections_of_halves[at]),
+                            true => activations.corrections_of_halves[at],
+                        }
+                    };
+                    std::array::from_fn(of_term)
                 });
                 let operands = Dot {
                     activations: &activations.integers[chunk * width * terms..stop * width * terms],
@@ -157,11 +176,18 @@ impl PreparedMatrix<'_> {
                 };
                 dispatch::dot(self.isa, class, stop - chunk, steps, states, operands);
                 if stop % group_chunks == 0 || stop == last {
+                    if in_halves && width < 16 {
+                        // Kernels know halves of rows in a register of their own only.
+                        for accumulators in accumulators.chunks_mut(term_stride) {
+                            halves::convert(&mut accumulators[..used], steps, false);
+                        }
+                        in_halves = false;
+                    }
                     // Tiles and terms alike.
                     let scales = activations.scales[of_group].iter().cycle();
                     let parts = accumulators.chunks(term_stride).zip(sums.chunks_mut(per_term));
                     for ((accumulators, sums), &scale) in parts.zip(scales) {
-                        dispatch::flush(self.isa, &accumulators[..used], width, scale, sums);
+                        dispatch::flush(self.isa, &accumulators[..used], width, in_halves, scale, sums);
                     }
                 }
                 chunk = stop;

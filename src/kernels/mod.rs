@@ -19,6 +19,7 @@ mod dispatch;
 mod error;
 mod escapes;
 mod group;
+mod halves;
 mod isa;
 mod matmul;
 mod matvec;

@@ -2,6 +2,7 @@
 
 use super::activations::Rounding;
 use super::dispatch;
+use super::halves;
 use super::isa::Isa;
 use super::rows::{extra_positions, ExtraPosition};
 use super::scalar::ScalarTable;
@@ -28,6 +29,8 @@ pub(super) struct ClassPlan {
     pub(super) width: usize,
     pub(super) offset: i32,
     pub(super) raw_bits: usize,
+    /// Whether accumulators hold halves of its pairs, on instruction sets that use them.
+    pub(super) halves: bool,
     pub(super) tables: Tables,
 }
 
@@ -97,6 +100,7 @@ impl<'a> PreparedMatrix<'a> {
             width: matrix.geometry().columns_per_chunk(),
             offset: class.table().offset(),
             raw_bits: class.table().raw_bits() as usize,
+            halves: halves::are_used(class.table()),
             tables: Tables::of(class, matrix.trellis(), isa),
         };
         let classes = matrix.classes().iter().map(plan).collect();

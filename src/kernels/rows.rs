@@ -2,7 +2,7 @@
 
 use super::activations::Rounding;
 use super::error::{require, KernelError};
-use super::plan::PreparedMatrix;
+use super::plan::{ClassPlan, PreparedMatrix};
 use super::scratch::{bytes_for, Carver};
 use crate::payload::{MAX_INTEGER, PADDING};
 use std::ops::Range;
@@ -132,9 +132,14 @@ impl PreparedMatrix<'_> {
         })
     }
 
-    pub(super) fn offset_of_chunk(&self, chunk: usize) -> i32 {
+    /// None beyond the stream's end.
+    pub(super) fn class_of_chunk(&self, chunk: usize) -> Option<&ClassPlan> {
         let class = self.classes.partition_point(|class| class.first_chunk + class.chunks <= chunk);
-        self.classes.get(class).map_or(0, |class| class.offset)
+        self.classes.get(class)
+    }
+
+    fn offset_of_chunk(&self, chunk: usize) -> i32 {
+        self.class_of_chunk(chunk).map_or(0, |class| class.offset)
     }
 
     /// Scratch bytes that [`Self::dequantize_rows`] and [`Self::get_rows`] need.

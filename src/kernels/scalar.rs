@@ -290,7 +290,8 @@ fn dot_as<const K: usize, const TERMS: usize>(
     let Dot { activations, start, accumulators, tile_stride, term_stride, .. } = operands;
     if let Some(start) = start {
         for of_tile in accumulators.chunks_mut(tile_stride).take(states.len()) {
-            for (of_term, start) in of_tile.chunks_mut(term_stride).zip(start).take(TERMS) {
+            // The same for even and odd steps.
+            for (of_term, [start, _]) in of_tile.chunks_mut(term_stride).zip(start).take(TERMS) {
                 of_term.fill(start);
             }
         }

@@ -36,14 +36,15 @@ struct Target {
     tile_stride: usize,
     chunk_stride: usize,
     term_stride: usize,
-    start: Option<[i32; MOST_TERMS]>,
+    start: Option<[[i32; 2]; MOST_TERMS]>,
 }
 
 impl Target {
     /// Accumulators of one step and term with the start in the first one of each row.
     fn start_values(&self, width: usize) -> Option<[[i32; 16]; MOST_TERMS]> {
         let parts = width / 4;
-        let values = |start: i32| std::array::from_fn(|i| if i % parts == 0 { start } else { 0 });
+        // The same for even and odd steps.
+        let values = |[start, _]: [i32; 2]| std::array::from_fn(|i| if i % parts == 0 { start } else { 0 });
         self.start.map(|start| start.map(values))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-/// Adds `scale` times the integer dot product of each row to `sums`.
+/// Adds `scale` times the integer dot product of each row to `sums`. Of chunks of 16 or 64 columns accumulators may hold
+/// `halves`.
 ///
 /// # Safety
 /// The machine has the instructions of `Isa::Avx512`; `accumulators` is aligned to 64 bytes and holds
@@ -10,22 +11,25 @@ use std::arch::x86_64::*;
 pub(in super::super) unsafe fn flush(
     accumulators: &[i32],
     columns_per_chunk: usize,
+    halves: bool,
     scale: f32,
     sums: &mut [f32],
 ) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match columns_per_chunk {
-            64 => flush_as::<16>(accumulators, scale, sums),
-            16 => flush_as::<4>(accumulators, scale, sums),
-            _ => flush_as::<1>(accumulators, scale, sums),
+        match (columns_per_chunk, halves) {
+            (64, false) => flush_as::<16, false>(accumulators, scale, sums),
+            (64, true) => flush_as::<16, true>(accumulators, scale, sums),
+            (16, false) => flush_as::<4, false>(accumulators, scale, sums),
+            (16, true) => flush_as::<4, true>(accumulators, scale, sums),
+            _ => flush_as::<1, false>(accumulators, scale, sums),
         }
     }
 }
 
-/// `PARTS` neighbouring accumulators belong to one row.
+/// `PARTS` neighbouring accumulators belong to one row. With `HALVES` those of even and odd steps are made integers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-unsafe fn flush_as<const PARTS: usize>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
+unsafe fn flush_as<const PARTS: usize, const HALVES: bool>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
     let scale = _mm512_set1_ps(scale);
     for (rows, sums) in accumulators.chunks_exact(16 * PARTS).zip(sums.chunks_exact_mut(16)) {
         let at = rows.as_ptr();
@@ -48,6 +52,7 @@ unsafe fn flush_as<const PARTS: usize>(accumulators: &[i32], scale: f32, sums: &
             ),
             _ => parts[0],
         };
+        let total = if HALVES { to_integers::<PARTS>(total) } else { total };
         let sum = _mm512_loadu_ps(sums.as_ptr());
         let product = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(total));
         _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_add_ps(sum, product));
@@ -71,4 +76,19 @@ fn fold_lanes(parts: &[__m512i; 4]) -> __m512i {
         |a, b| _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xDD>(a, b));
     let (a, b) = (pair(parts[0], parts[1]), pair(parts[2], parts[3]));
     pair(a, b)
+}
+
+/// [`halves::to_integers`](crate::kernels::halves::to_integers) of the rows of whole steps, of `PARTS` accumulators each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn to_integers<const PARTS: usize>(total: __m512i) -> __m512i {
+    // Rows of odd steps, and for each row that of the other step.
+    let (odd, other) = match PARTS {
+        16 => (0xAAAA, _mm512_shuffle_epi32::<0b10_11_00_01>(total)),
+        _ => (0xF0F0, _mm512_shuffle_i32x4::<0b10_11_00_01>(total, total)),
+    };
+    let whole = _mm512_mask_mov_epi32(total, odd, other);
+    let high = _mm512_mask_mov_epi32(other, odd, total);
+    let (a, b) = (_mm512_sub_epi32(whole, high), _mm512_srai_epi32::<4>(high));
+    _mm512_mask_sub_epi32(_mm512_add_epi32(a, b), odd, a, b)
 }

@@ -58,8 +58,8 @@ struct Target {
     chunk_stride: usize,
     /// Bytes from the accumulators of one term to those of the next.
     term_stride: usize,
-    /// What the accumulators of each row begin with, by term, if not with what they hold.
-    start: Option<[i32; MOST_TERMS]>,
+    /// What the accumulators of each row of even and odd steps begin with, by term, if not with what they hold.
+    start: Option<[[i32; 2]; MOST_TERMS]>,
 }
 
 /// What the loops take.
@@ -163,8 +163,9 @@ unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_, '_>) {
             (Lookup::Simple, true) => run::<N, SIMPLE, true, TERMS>(work),
             // `Few` does not stand with raw bits or large frequencies.
             (Lookup::Any | Lookup::Few, _) => run::<N, ANY, true, TERMS>(work),
-            (Lookup::Pairs, false) => pairs::run::<N, false, TERMS>(work),
-            (Lookup::Pairs, true) => pairs::run::<N, true, TERMS>(work),
+            (Lookup::Pairs | Lookup::Cells, false) => pairs::run::<N, false, TERMS>(work),
+            // `Cells` are for `ordered`.
+            (Lookup::Pairs | Lookup::Cells, true) => pairs::run::<N, true, TERMS>(work),
         }
     }
 }
@@ -219,7 +220,8 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
     let raw_bits = if GENERAL { class.raw_bits } else { 0 };
     let width = class.width;
-    let start_values = target.start.map(|start| start.map(|start| start_values(start, width)));
+    // The same for even and odd steps: these loops know no halves.
+    let start_values = target.start.map(|start| start.map(|[start, _]| start_values(start, width)));
 
     let (mut high, mut low) = ([zero; N], [zero; N]);
     for k in 0..N {

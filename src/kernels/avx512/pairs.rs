@@ -28,7 +28,8 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
     let width = class.width;
-    let start_values = target.start.map(|start| start.map(|start| start_values(start, width)));
+    // The same for even and odd steps: this loop knows no halves.
+    let start_values = target.start.map(|start| start.map(|[start, _]| start_values(start, width)));
 
     let (mut high, mut low) = ([zero; N], [zero; N]);
     for k in 0..N {

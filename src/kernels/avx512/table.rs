@@ -1,6 +1,8 @@
 //! Class tables in the form of the AVX-512 kernels, and the byte selections that they use.
 
+use crate::kernels::halves::{byte_of, Cells, BRANCH_BIT};
 use crate::payload::table::ClassTable;
+use crate::payload::table::SLOTS;
 use crate::payload::{Trellis, LANES};
 
 /// A register of bytes in memory.
@@ -15,19 +17,25 @@ impl Bytes64 {
 /// A class table for `vpermb` and `vpermi2b`. Tables by group: 64 aligned groups of 4 slots of each parity.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Avx512Table {
-    /// Unless `lookup` is [`Lookup::Any`]: what added to a slot gives 4 times its run and something below 4. Else the run of the group's
-    /// first slot.
+    /// With [`Lookup::Few`], `Simple` and `Cells`: what added to a slot gives 4 times its run or cell and something below
+    /// 4. Else the run of the group's first slot.
     pub(super) runs: [Bytes64; 2],
     /// Bit j set if a run starts at slot j > 0 of the group.
     pub(super) starts: [Bytes64; 2],
-    /// By run; with [`Lookup::Few`] by 4 times the run plus 0 to 3.
+    /// By run; with [`Lookup::Few`] by 4 times the run plus 0 to 3, with [`Lookup::Cells`] by cell.
     pub(super) frequency: [Bytes64; 2],
     pub(super) rank_base: [Bytes64; 2],
     pub(super) value: [Bytes64; 2],
     /// Value of the second integer of a pair.
     pub(super) second: [Bytes64; 2],
+    /// The byte that stands for both integers of a pair: see [`halves`](crate::kernels::halves).
+    pub(super) halves: [Bytes64; 2],
     /// Next trellis state after even and odd steps: see [`transitions`]. Pairs make the second one.
     pub(super) transitions: [Bytes64; 2],
+    /// The second one for bytes of halves in place of two values.
+    pub(super) halves_transition: Bytes64,
+    /// The last slot before those that are cells of their own, with [`Lookup::Cells`].
+    pub(super) bound: u8,
     pub(super) lookup: Lookup,
     /// Whether two registers are looked up one after the other: [`Isa::Avx512Vpermb`](crate::kernels::Isa::Avx512Vpermb).
     pub(super) split: bool,
@@ -52,6 +60,8 @@ pub(super) enum Lookup {
     Any,
     /// The same for a pair table, of up to 128 runs.
     Pairs,
+    /// A pair table with [`Cells`]: slot plus bias, by 4, plus what the slot exceeds the bound by, is the cell.
+    Cells,
 }
 
 impl Avx512Table {
@@ -63,11 +73,18 @@ impl Avx512Table {
             rank_base: [Bytes64::ZERO; 2],
             value: [Bytes64::ZERO; 2],
             second: [Bytes64::ZERO; 2],
-            transitions: transitions(trellis, split),
+            halves: [Bytes64::ZERO; 2],
+            transitions: transitions(trellis, state_places(split), INDEX_PLACE),
+            halves_transition: transitions(trellis, HALVES_STATE_PLACES, HALVES_INDEX_PLACE)[1],
+            bound: 0,
             lookup: Lookup::Any,
             split,
             wide: table.entries().iter().any(|entry| entry.frequency > 127),
         };
+        if let Some(cells) = Cells::new(table).filter(|_| split) {
+            this.set_cells(table, cells);
+            return this;
+        }
         let mut simple = true;
         for q in 0..2 {
             let runs = table.run_of_slot(q);
@@ -115,6 +132,27 @@ impl Avx512Table {
         }
         this
     }
+
+    /// Sets everything that depends on cells.
+    fn set_cells(&mut self, table: &ClassTable, cells: Cells) {
+        self.lookup = Lookup::Cells;
+        self.bound = (cells.bound - 1) as u8;
+        for q in 0..2 {
+            for group in 0..SLOTS / GROUP {
+                self.runs[q].0[group] = cells.bias(table, q, group);
+            }
+            for slot in 0..SLOTS {
+                let cell = cells.of_slot(table, q, slot);
+                let entry = table.entries()[usize::from(table.run_of_slot(q)[slot])];
+                let integers = [entry.value, entry.second].map(|value| i32::from(value) - table.offset());
+                self.frequency[q].0[cell] = entry.frequency;
+                self.rank_base[q].0[cell] = entry.rank_base;
+                self.value[q].0[cell] = entry.value;
+                self.second[q].0[cell] = entry.second;
+                self.halves[q].0[cell] = byte_of(integers).expect("tables with cells have bytes for all pairs");
+            }
+        }
+    }
 }
 
 /// Bits of a byte that hold the trellis state, from its lowest (the parity) on. The parity completes the index of a
@@ -130,12 +168,14 @@ const fn state_places(split: bool) -> [usize; 6] {
 const INDEX_PLACE: usize = 1;
 /// The low bit of the index of a pair's first integer.
 const FIRST_INDEX_PLACE: usize = 0;
+/// The same two where bytes of halves move the trellis.
+const HALVES_STATE_PLACES: [usize; 6] = [7, 6, 5, 3, 2, 1];
+const HALVES_INDEX_PLACE: usize = BRANCH_BIT.trailing_zeros() as usize;
 
 /// The transitions of the trellis after even and after odd steps as matrices over GF(2), in the form of
 /// `vgf2p8affineqb`. A pair that is decoded at once moves by the second one, with the sum of its two index bits in
 /// place of the index bit.
-fn transitions(trellis: Trellis, split: bool) -> [Bytes64; 2] {
-    let state_places = state_places(split);
+fn transitions(trellis: Trellis, state_places: [usize; 6], index_place: usize) -> [Bytes64; 2] {
     // A linear map is what it does to single bits: what becomes of the byte with bit `place` set.
     let byte_of = |state: u8| {
         state_places.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
@@ -158,7 +198,7 @@ fn transitions(trellis: Trellis, split: bool) -> [Bytes64; 2] {
         Trellis::EightState => {
             let image = |place: usize| match state_of(place) {
                 Some(state) if state < 8 => byte_of(trellis.next(state, 0)),
-                _ if place == INDEX_PLACE => byte_of(trellis.next(0, 2)),
+                _ if place == index_place => byte_of(trellis.next(0, 2)),
                 _ => 0,
             };
             [linear(&image); 2]
@@ -166,7 +206,7 @@ fn transitions(trellis: Trellis, split: bool) -> [Bytes64; 2] {
         Trellis::Pairs => {
             let after_first = |place: usize| match state_of(place) {
                 Some(state) => byte_of(state),
-                None if place == INDEX_PLACE => 1 << FIRST_INDEX_PLACE,
+                None if place == index_place => 1 << FIRST_INDEX_PLACE,
                 None => 0,
             };
             let after_second = |place: usize| match state_of(place) {
@@ -218,6 +258,7 @@ mod tests {
         match table.lookup {
             Lookup::Few => usize::from(sum),
             Lookup::Simple => usize::from(sum >> 2),
+            Lookup::Cells => unreachable!("not among the cases"),
             Lookup::Any | Lookup::Pairs => {
                 let up_to_slot = 0x0F07_0301u32.to_le_bytes()[usize::from(slot) % GROUP];
                 usize::from(first) + (table.starts[q].0[group] & up_to_slot).count_ones() as usize
@@ -240,7 +281,7 @@ mod tests {
             let byte_of = |state: u8| {
                 places.iter().enumerate().fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
             };
-            let matrices = transitions(trellis, split);
+            let matrices = transitions(trellis, places, INDEX_PLACE);
             let states = if trellis == Trellis::Pairs { 64 } else { 8 };
             for (state, ks) in (0..states).flat_map(|state| (0..4).map(move |ks| (state, [ks & 1, ks >> 1])))
             {
@@ -251,8 +292,15 @@ mod tests {
                 }
                 assert_eq!(byte, byte_of(expected), "{trellis:?} {state} {ks:?}");
                 if trellis == Trellis::Pairs {
-                    let pair = apply(&matrices[1], byte_of(state) | ((ks[0] ^ ks[1]) as u8) << 1);
-                    assert_eq!(pair, byte);
+                    let branch = (ks[0] ^ ks[1]) as u8;
+                    assert_eq!(apply(&matrices[1], byte_of(state) | branch << INDEX_PLACE), byte);
+                    let of_halves = transitions(trellis, HALVES_STATE_PLACES, HALVES_INDEX_PLACE)[1];
+                    let byte_of = |state: u8| {
+                        let places = HALVES_STATE_PLACES.iter().enumerate();
+                        places.fold(0u8, |byte, (bit, place)| byte | (state >> bit & 1) << place)
+                    };
+                    let bits = byte_of(state) | branch << HALVES_INDEX_PLACE;
+                    assert_eq!(apply(&of_halves, bits), byte_of(expected));
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! operation by operation for all tiles, it fills with those for one pipe. The compiler sorts intrinsics by rules of its
 //! own, so instructions are written as such. Up to four tiles fit the registers.
 
+mod cells;
 mod pairs;
 mod single;
 
@@ -39,8 +40,9 @@ pub(super) unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_,
             // `Few` is for lookups in two registers.
             (Lookup::Any | Lookup::Few, _, false) => single::run::<N, ANY, true, false, TERMS>(work),
             (Lookup::Any | Lookup::Few, _, true) => single::run::<N, ANY, true, true, TERMS>(work),
-            (Lookup::Pairs, false, _) => pairs::run::<N, false, TERMS>(work),
-            (Lookup::Pairs, true, _) => pairs::run::<N, true, TERMS>(work),
+            (Lookup::Cells, false, _) => cells::run::<N, false, TERMS>(work),
+            (Lookup::Cells, true, _) => cells::run::<N, true, TERMS>(work),
+            (Lookup::Pairs, ..) => pairs::run::<N, TERMS>(work),
         }
     }
 }
@@ -70,6 +72,8 @@ instructions! {
     xor(a, b) = "vpxord {result}, {a}, {b}";
     add(a, b) = "vpaddb {result}, {a}, {b}";
     subtract(a, b) = "vpsubb {result}, {a}, {b}";
+    /// Differences of unsigned bytes, 0 where b is larger.
+    excess(a, b) = "vpsubusb {result}, {a}, {b}";
     add_words(a, b) = "vpaddw {result}, {a}, {b}";
     /// Sums of two products of unsigned and signed bytes.
     multiply(unsigned, signed) = "vpmaddubsw {result}, {unsigned}, {signed}";
@@ -231,16 +235,18 @@ unsafe fn expand(a: __m512i, mask: __mmask64, at: *const u8) -> __m512i {
 /// Fills the accumulators of `tiles` tiles of `steps` steps with what sums begin with.
 ///
 /// # Safety
-/// The accumulators of `target` have this size.
+/// The accumulators of `target` have this size, and room for a second step of the last pair.
 #[target_feature(enable = "avx512f")]
 unsafe fn begin<const TERMS: usize>(target: &Target, tiles: usize, steps: usize, width: usize) {
     let Some(start) = target.start else { return };
     for term in 0..TERMS {
-        let values = start_values(start[term], width);
+        let [even, odd] = start[term].map(|start| load(&start_values(start, width)));
         for tile in 0..tiles {
             let first = target.base.add(tile * target.tile_stride + term * target.term_stride);
-            for step in 0..steps {
-                _mm512_store_si512(first.add(64 * step).cast(), load(&values));
+            for pair in 0..steps.div_ceil(2) {
+                let first = first.add(128 * pair);
+                _mm512_store_si512(first.cast(), even);
+                _mm512_store_si512(first.add(64).cast(), odd);
             }
         }
     }

@@ -1,15 +1,10 @@
-//! The loop over classes with pair tables, with tiles staggered.
-//!
-//! A pass over a pair of integers is 42 vector operations, of which 18 go to one pipe, 6 to the other, and 18 to either: 21
-//! cycles if both are always busy. While a tile looks up, the one before it multiplies, and the one before that takes
-//! bytes from the stream. A list scheduler proposed the order, which was then simplified; one tile after the other
-//! takes 7 % longer.
+//! The loop over classes with any pair table, with tiles staggered as in [`super::cells`], which has nearly all of them.
 
 use super::*;
 use crate::kernels::avx512::{operands, EVEN, INDEX_BIT, PREFETCH};
 use crate::kernels::stream::TileState;
 
-/// See `avx512::run`. `WIDE` is for frequencies above 127.
+/// See `avx512::run`.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,avx512bitalg,gfni,popcnt,bmi1,bmi2"
 )]
@@ -17,7 +12,7 @@ use crate::kernels::stream::TileState;
     unused_assignments,
     reason = "the last turn has no tile that looks up, which only the number of tiles tells"
 )]
-pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(work: Work<'_, '_>) {
+pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>) {
     let table = work.table();
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
@@ -172,13 +167,8 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
                         refill[k] = zero_mask(high[k]);
                     });
                     looking!(k: {
-                        if WIDE {
-                            even[k] = multiply_low(even[k], and(low_bytes, frequency[k]));
-                            uneven[k] = multiply_high(uneven[k], and_not(low_bytes, frequency[k]));
-                        } else {
-                            even[k] = multiply(even[k], frequency[k]);
-                            uneven[k] = multiply(uneven[k], frequency[k]);
-                        }
+                        even[k] = multiply_low(even[k], and(low_bytes, frequency[k]));
+                        uneven[k] = multiply_high(uneven[k], and_not(low_bytes, frequency[k]));
                     });
                 };
             }
