@@ -3,6 +3,7 @@
 use super::activations::{BLOCK, MOST_TERMS};
 use super::escapes::{EscapeList, EscapeSums};
 use super::group::Group;
+use super::halves;
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
 use super::plan::ClassPlan;
@@ -74,6 +75,16 @@ pub(super) const fn uses_halves(isa: Isa) -> bool {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vpermb => true,
         _ => false,
+    }
+}
+
+/// Makes integers of the halves in the accumulators of a tile and term: [`halves::convert`].
+pub(super) fn to_integers(isa: Isa, accumulators: &mut [i32], steps: usize) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what the slice holds.
+        Isa::Avx512Vpermb => unsafe { avx512::to_integers(accumulators, steps) },
+        _ => halves::convert(accumulators, steps, false),
     }
 }
 

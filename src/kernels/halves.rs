@@ -12,7 +12,7 @@ use crate::payload::table::ClassTable;
 /// What a + 8 and b + 8 exceed a and b by.
 const MIDDLE: i32 = 8;
 /// log2 of what the high half counts.
-const HIGH: u32 = 4;
+pub(super) const HIGH: u32 = 4;
 /// Bits of the high half.
 pub(super) const HIGH_HALF: u8 = 0xF0;
 /// The low bit of b.

@@ -151,7 +151,10 @@ impl PreparedMatrix<'_> {
                 let begins = chunk % group_chunks == 0;
                 if halves != in_halves && !begins {
                     for accumulators in accumulators.chunks_mut(term_stride) {
-                        halves::convert(&mut accumulators[..used], steps, halves);
+                        match halves {
+                            false => dispatch::to_integers(self.isa, &mut accumulators[..used], steps),
+                            true => halves::convert(&mut accumulators[..used], steps, true),
+                        }
                     }
                 }
                 in_halves = halves;
@@ -179,7 +182,7 @@ impl PreparedMatrix<'_> {
                     if in_halves && width < 16 {
                         // Kernels know halves of rows in a register of their own only.
                         for accumulators in accumulators.chunks_mut(term_stride) {
-                            halves::convert(&mut accumulators[..used], steps, false);
+                            dispatch::to_integers(self.isa, &mut accumulators[..used], steps);
                         }
                         in_halves = false;
                     }

@@ -1,5 +1,6 @@
 //! Sums of accumulators: one integer for each row.
 
+use crate::kernels::halves;
 use std::arch::x86_64::*;
 
 /// Adds `scale` times the integer dot product of each row to `sums`. Of chunks of 16 or 64 columns accumulators may hold
@@ -52,7 +53,7 @@ unsafe fn flush_as<const PARTS: usize, const HALVES: bool>(accumulators: &[i32],
             ),
             _ => parts[0],
         };
-        let total = if HALVES { to_integers::<PARTS>(total) } else { total };
+        let total = if HALVES { integers_of_rows::<PARTS>(total) } else { total };
         let sum = _mm512_loadu_ps(sums.as_ptr());
         let product = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(total));
         _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_add_ps(sum, product));
@@ -78,10 +79,18 @@ fn fold_lanes(parts: &[__m512i; 4]) -> __m512i {
     pair(a, b)
 }
 
-/// [`halves::to_integers`](crate::kernels::halves::to_integers) of the rows of whole steps, of `PARTS` accumulators each.
+/// Sums of even and odd steps from halves: [`halves::to_integers`](halves::to_integers).
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn to_integers<const PARTS: usize>(total: __m512i) -> __m512i {
+fn integers(whole: __m512i, high: __m512i) -> [__m512i; 2] {
+    let (a, b) = (_mm512_sub_epi32(whole, high), _mm512_srai_epi32::<{ halves::HIGH }>(high));
+    [_mm512_add_epi32(a, b), _mm512_sub_epi32(a, b)]
+}
+
+/// The same of the rows of whole steps, of `PARTS` accumulators each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn integers_of_rows<const PARTS: usize>(total: __m512i) -> __m512i {
     // Rows of odd steps, and for each row that of the other step.
     let (odd, other) = match PARTS {
         16 => (0xAAAA, _mm512_shuffle_epi32::<0b10_11_00_01>(total)),
@@ -89,6 +98,24 @@ fn to_integers<const PARTS: usize>(total: __m512i) -> __m512i {
     };
     let whole = _mm512_mask_mov_epi32(total, odd, other);
     let high = _mm512_mask_mov_epi32(other, odd, total);
-    let (a, b) = (_mm512_sub_epi32(whole, high), _mm512_srai_epi32::<4>(high));
-    _mm512_mask_sub_epi32(_mm512_add_epi32(a, b), odd, a, b)
+    let [of_even, of_odd] = integers(whole, high);
+    _mm512_mask_mov_epi32(of_even, odd, of_odd)
+}
+
+/// Makes integers of halves: [`halves::convert`].
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`.
+#[target_feature(enable = "avx512f")]
+pub(in super::super) unsafe fn to_integers(accumulators: &mut [i32], steps: usize) {
+    for pair in accumulators.as_chunks_mut::<32>().0.iter_mut().take(steps.div_ceil(2)) {
+        let at = pair.as_mut_ptr();
+        // SAFETY: both halves of 32 numbers.
+        unsafe {
+            let [even, odd] =
+                integers(_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(16).cast()));
+            _mm512_storeu_si512(at.cast(), even);
+            _mm512_storeu_si512(at.add(16).cast(), odd);
+        }
+    }
 }

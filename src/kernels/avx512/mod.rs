@@ -22,7 +22,7 @@ mod product;
 mod table;
 
 pub(super) use escapes::add_escapes;
-pub(super) use flush::flush;
+pub(super) use flush::{flush, to_integers};
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx512Table;
 

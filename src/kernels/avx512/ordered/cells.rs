@@ -22,7 +22,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let width = class.width;
-    begin::<TERMS>(&target, N, steps, width);
+    let starts = starts_of(&target, width);
     let zero = _mm512_setzero_si512();
     // What moves the trellis: the low bit of b, or of the sum of two indices.
     let (branch_bit, transition) = match TERMS {
@@ -50,6 +50,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
         let mut at = start;
         let mut trellis = [zero; N];
         let mut out = target.base.add(chunk * target.chunk_stride);
+        let mut source = Source::new(&target, out, starts.as_ref().filter(|_| chunk == 0));
         for pair in 0..steps.div_ceil(2) {
             // The last pair has no second step if their number is odd.
             let whole = 2 * pair + 1 < steps;
@@ -122,7 +123,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
                         cell[k] = shift_right::<2>(cell[k]);
                     });
                     multiplying!(k: {
-                        product::<TERMS>(&target, out, k, first[k], &x);
+                        product::<TERMS>(&target, source, out, k, first[k], &x);
                         if !is_quick(N) {
                             high[k] = subtract_masked(high[k], carry[k], minus_one);
                         }
@@ -137,9 +138,9 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
                     multiplying!(k: {
                         if TERMS > 0 {
                             // Halves need both accumulators.
-                            product::<TERMS>(&target, out.wrapping_add(64), k, and(first[k], high_half), &x);
+                            product::<TERMS>(&target, source.next(), out.wrapping_add(64), k, and(first[k], high_half), &x);
                         } else if whole {
-                            product::<TERMS>(&target, out.wrapping_add(64), k, second[k], &x);
+                            product::<TERMS>(&target, source.next(), out.wrapping_add(64), k, second[k], &x);
                         }
                     });
                     looking!(k: {
@@ -191,6 +192,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
             turn!(4);
             turn!(5);
             out = out.wrapping_add(128);
+            source = source.next_pair();
         }
         for k in 0..N {
             states[k].chunk_end(at[k].offset_from(start[k]) as usize);

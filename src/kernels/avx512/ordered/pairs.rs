@@ -17,7 +17,7 @@ pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>)
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let width = class.width;
-    begin::<TERMS>(&target, N, steps, width);
+    let starts = starts_of(&target, width);
     let zero = _mm512_setzero_si512();
     let index_bit = _mm512_set1_epi8(INDEX_BIT);
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
@@ -40,6 +40,7 @@ pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>)
         let mut at = start;
         let mut trellis = [zero; N];
         let mut out = target.base.add(chunk * target.chunk_stride);
+        let mut source = Source::new(&target, out, starts.as_ref().filter(|_| chunk == 0));
         for pair in 0..steps.div_ceil(2) {
             // The last pair has no second step if their number is odd.
             let whole = 2 * pair + 1 < steps;
@@ -114,7 +115,7 @@ pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>)
                         before[k] = and(before[k], starts[k]);
                     });
                     multiplying!(k: {
-                        product::<TERMS>(&target, out, k, first[k], &x);
+                        product::<TERMS>(&target, source, out, k, first[k], &x);
                     });
                     looking!(k: {
                         before[k] = count_bits(before[k]);
@@ -129,7 +130,7 @@ pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>)
                     });
                     multiplying!(k: {
                         if whole {
-                            product::<TERMS>(&target, out.wrapping_add(64), k, second[k], &x);
+                            product::<TERMS>(&target, source.next(), out.wrapping_add(64), k, second[k], &x);
                         }
                     });
                     looking!(k: {
@@ -179,6 +180,7 @@ pub(super) unsafe fn run<const N: usize, const TERMS: usize>(work: Work<'_, '_>)
             turn!(4);
             turn!(5);
             out = out.wrapping_add(128);
+            source = source.next_pair();
         }
         for k in 0..N {
             states[k].chunk_end(at[k].offset_from(start[k]) as usize);

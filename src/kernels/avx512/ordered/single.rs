@@ -36,7 +36,7 @@ pub(super) unsafe fn run<
     let Work { class, chunks, steps, activations, states, target } = work;
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let (width, raw_bits) = (class.width, class.raw_bits);
-    begin::<TERMS>(&target, N, steps, width);
+    let starts = starts_of(&target, width);
     let zero = _mm512_setzero_si512();
     let index_bit = _mm512_set1_epi8(INDEX_BIT);
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
@@ -63,6 +63,7 @@ pub(super) unsafe fn run<
         let mut at = start;
         let mut trellis = [zero; N];
         let mut out = target.base.add(chunk * target.chunk_stride);
+        let mut source = Source::new(&target, out, starts.as_ref().filter(|_| chunk == 0));
         let [mut now, mut then] = transitions;
         for _ in 0..steps {
             // The compiler does not unroll a loop this long.
@@ -118,7 +119,7 @@ pub(super) unsafe fn run<
                             }
                         }
                         trellis[k] = affine(ternary::<0xD8>(trellis[k], u, index_bit), now);
-                        product::<TERMS>(&target, out, k, u, &x);
+                        product::<TERMS>(&target, source, out, k, u, &x);
                     }
                 };
             }
@@ -127,6 +128,7 @@ pub(super) unsafe fn run<
             tile!(2);
             tile!(3);
             out = out.wrapping_add(64);
+            source = source.next();
             (now, then) = (then, now);
         }
         for k in 0..N {
