@@ -178,6 +178,73 @@ fn matvec_is_the_contract_on_every_instruction_set() {
     });
 }
 
+/// Classes in any order: between two of them kernels may have to change what accumulators hold.
+#[test]
+fn classes_of_all_kinds_in_any_order_are_the_contract_too() {
+    let mut random = Random(17);
+    for round in 0..48 {
+        let width = [64, 16, 4][round % 3];
+        let steps = [1, 2, 3, 16, 17, 33, 34][random.below(7)];
+        let full = 64 / width * steps;
+        let rows = full * [1, 2, 4, 5, 7][random.below(5)] - random.below(full);
+        let trellis = 2;
+        let mut plan = Plan {
+            rows,
+            columns: 0,
+            width,
+            steps,
+            trellis,
+            column_kind: 0,
+            row_kind: 0,
+            tensor_scale: 1.0,
+            classes: vec![],
+            first: vec![],
+            extra: vec![],
+            row_scales: vec![],
+        };
+        let most_chunks = 192 / width;
+        for class in 0..2 + random.below(6) {
+            plan.classes.push(match random.below(3) {
+                0 => Class::Standard(random.below(252) as u32),
+                _ => Class::StandardPairs(random.below(104) as u32),
+            });
+            let chunks = 1 + random.below(most_chunks.min(5));
+            // Padding counts to the first class.
+            let columns = chunks * width - if class == 0 { random.below(width) } else { 0 };
+            let deviation = random.unit() * 4.0;
+            for _ in 0..columns {
+                let mut integers: Vec<i32> =
+                    (0..rows).map(|_| (deviation * random.gaussian()).round() as i32).collect();
+                plan.obey(&mut integers);
+                let (input, scale) = (plan.columns as u32, 120 + random.below(16) as u32);
+                plan.first.push(Entry { input, class, scale, integers });
+                plan.columns += 1;
+            }
+        }
+        let bytes = payload(rows, plan.columns, &[plan.section().bytes()]);
+        let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+        let matrix = &payload.matrices()[0];
+        let x = vector(plan.columns, &mut random);
+        for rounding in [Rounding::OneTerm, Rounding::TwoTerms] {
+            let expected = bits(&reference_of(matrix, &x, rounding));
+            for isa in Isa::all_available() {
+                let prepared = PreparedMatrix::with_isa(matrix, isa);
+                let mut buffer = vec![0; prepared.activation_bytes(1, rounding)];
+                let activations = prepared.prepare(&x, 1, rounding, &mut buffer).unwrap();
+                let mut scratch = Scratch::with_bytes(prepared.matvec_scratch(rounding));
+                let mut y = vec![f32::NAN; rows];
+                prepared.matvec(0..prepared.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+                assert_eq!(bits(&y), expected, "{isa} {rounding:?} {:?}", plan.classes);
+                let mut batch = vec![f32::NAN; 2 * rows];
+                if rounding == Rounding::OneTerm {
+                    prepared.matmul_threads(&[&*x, &*x].concat(), 2, &mut batch, 1).unwrap();
+                    assert_eq!(bits(&batch), [&*expected, &*expected].concat(), "{isa} {:?}", plan.classes);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn escapes_in_bursts_are_the_contract_too() {
     let mut random = Random(5);
