@@ -172,12 +172,19 @@ mod tests {
     #[test]
     fn accumulators_are_converted() {
         for steps in [1, 2, 7, 8] {
-            let integers: Vec<i32> =
-                (0..8 * STEP as i32).map(|i| (i * 7919) % 1000 - 500 + i / 32 * 2).map(|i| i * 2).collect();
+            let (mut halves, mut integers) = (vec![], vec![]);
+            for pair in 0..4 {
+                let [a, b] = [7, 11].map(|factor| (0..STEP as i32).map(move |i| factor * i * (pair - 2)));
+                let both = || a.clone().zip(b.clone());
+                halves.extend(both().map(|(a, b)| a + 16 * b).chain(b.clone().map(|b| 16 * b)));
+                integers.extend(both().map(|(a, b)| a + b).chain(both().map(|(a, b)| a - b)));
+            }
+            let whole = steps / 2 * 2 * STEP;
             let mut accumulators = integers.clone();
             convert(&mut accumulators, steps, true);
+            assert_eq!(accumulators[..whole], halves[..whole]);
             convert(&mut accumulators, steps, false);
-            assert_eq!(accumulators[..steps * STEP], integers[..steps * STEP]);
+            assert_eq!(accumulators[..steps * STEP], integers[..steps * STEP], "the lone step as well");
         }
     }
 }

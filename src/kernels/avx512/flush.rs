@@ -30,7 +30,11 @@ pub(in super::super) unsafe fn flush(
 
 /// `PARTS` neighbouring accumulators belong to one row. With `HALVES` those of even and odd steps are made integers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-unsafe fn flush_as<const PARTS: usize, const HALVES: bool>(accumulators: &[i32], scale: f32, sums: &mut [f32]) {
+unsafe fn flush_as<const PARTS: usize, const HALVES: bool>(
+    accumulators: &[i32],
+    scale: f32,
+    sums: &mut [f32],
+) {
     let scale = _mm512_set1_ps(scale);
     for (rows, sums) in accumulators.chunks_exact(16 * PARTS).zip(sums.chunks_exact_mut(16)) {
         let at = rows.as_ptr();
@@ -112,8 +116,7 @@ pub(in super::super) unsafe fn to_integers(accumulators: &mut [i32], steps: usiz
         let at = pair.as_mut_ptr();
         // SAFETY: both halves of 32 numbers.
         unsafe {
-            let [even, odd] =
-                integers(_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(16).cast()));
+            let [even, odd] = integers(_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(16).cast()));
             _mm512_storeu_si512(at.cast(), even);
             _mm512_storeu_si512(at.add(16).cast(), odd);
         }

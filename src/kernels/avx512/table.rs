@@ -149,7 +149,8 @@ impl Avx512Table {
                 self.rank_base[q].0[cell] = entry.rank_base;
                 self.value[q].0[cell] = entry.value;
                 self.second[q].0[cell] = entry.second;
-                self.halves[q].0[cell] = byte_of(integers).expect("tables with cells have bytes for all pairs");
+                self.halves[q].0[cell] =
+                    byte_of(integers).expect("tables with cells have bytes for all pairs");
             }
         }
     }

@@ -254,9 +254,13 @@ impl Source {
             Some(starts) => {
                 Self { base: starts.as_ptr().cast(), tile: 0, term: 128, to_odd: 64, to_even: -64 }
             }
-            None => {
-                Self { base: out, tile: target.tile_stride, term: target.term_stride, to_odd: 64, to_even: 64 }
-            }
+            None => Self {
+                base: out,
+                tile: target.tile_stride,
+                term: target.term_stride,
+                to_odd: 64,
+                to_even: 64,
+            },
         }
     }
 
