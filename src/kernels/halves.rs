@@ -27,7 +27,7 @@ pub(super) fn byte_of(pair: [i32; 2]) -> Option<u8> {
     let [first, second] = pair;
     let [a, b] = [first + second, first - second].map(|sum| sum / 2 + MIDDLE);
     let is_pair = (first ^ second) & 1 == 0;
-    (is_pair && (0..16).contains(&a) && (0..16).contains(&b)).then(|| (a | b << HIGH) as u8)
+    (is_pair && (0..16).contains(&a) && (0..16).contains(&b)).then_some((a | b << HIGH) as u8)
 }
 
 /// Slots that lead to the attributes of a pair by one lookup: aligned groups of 4 slots have a bias that makes slot plus
@@ -58,8 +58,7 @@ impl Cells {
             let runs = table.run_of_slot(q);
             let begins = |slot: &usize| runs[*slot] != runs[*slot - 1];
             (0..runs.len() / GROUP)
-                .filter_map(|group| (GROUP * group + 1..GROUP * (group + 1)).filter(begins).nth(1))
-                .next()
+                .find_map(|group| (GROUP * group + 1..GROUP * (group + 1)).filter(begins).nth(1))
                 .unwrap_or(runs.len())
         };
         let this = Self { bound: bound_of(0).min(bound_of(1)) };
