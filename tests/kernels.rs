@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::forge::{payload, write_escapes, Class, Entry, Plan, Table};
+use common::forge::{payload, write_escapes, Class, Entry, PairTable, Plan, Table};
 use common::{matrix, Random, Recipe};
 use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 use wsic::payload::encode::{encode, EncodeOptions};
@@ -178,6 +178,35 @@ fn matvec_is_the_contract_on_every_instruction_set() {
     });
 }
 
+/// A pair table of any legal form that has pairs of all lowest bits.
+fn pair_table(random: &mut Random) -> PairTable {
+    let mut table = PairTable { smallest: [0; 2], side: [0; 2], frequencies: [vec![], vec![]] };
+    // Of parities that fit 64 cells together, and of any.
+    let most_side = [3, 7, 16][random.below(3)];
+    for q in 0..2 {
+        let side = 2 + random.below(most_side - 1);
+        let mut frequencies = vec![0u32; side * side];
+        for cell in [0, 1, side, side + 1] {
+            frequencies[cell] = 1;
+        }
+        let largest = [8, 60, 251][random.below(3)];
+        let mut left = 252;
+        while left > 0 {
+            let used = frequencies.iter().filter(|&&f| f > 0).count();
+            let cell = random.below(side * side);
+            if frequencies[cell] > 0 || used < 64 {
+                let more = (1 + random.below(largest) as u32).min(left).min(255 - frequencies[cell]);
+                frequencies[cell] += more;
+                left -= more;
+            }
+        }
+        table.smallest[q] = random.below(3) as i32 - side as i32 / 2 - 1 + 8 * (random.below(8) / 7) as i32;
+        table.side[q] = side;
+        table.frequencies[q] = frequencies;
+    }
+    table
+}
+
 /// Classes in any order: between two of them kernels may have to change what accumulators hold.
 #[test]
 fn classes_of_all_kinds_in_any_order_are_the_contract_too() {
@@ -204,11 +233,12 @@ fn classes_of_all_kinds_in_any_order_are_the_contract_too() {
         };
         let most_chunks = 192 / width;
         for class in 0..2 + random.below(6) {
-            plan.classes.push(match random.below(3) {
+            plan.classes.push(match random.below(4) {
                 0 => Class::Standard(random.below(252) as u32),
+                1 => Class::InlinePairs(pair_table(&mut random)),
                 _ => Class::StandardPairs(random.below(104) as u32),
             });
-            let chunks = 1 + random.below(most_chunks.min(5));
+            let chunks = 1 + random.below(if round % 4 == 0 { most_chunks } else { most_chunks.min(5) });
             // Padding counts to the first class.
             let columns = chunks * width - if class == 0 { random.below(width) } else { 0 };
             let deviation = random.unit() * 4.0;
@@ -241,6 +271,45 @@ fn classes_of_all_kinds_in_any_order_are_the_contract_too() {
                     assert_eq!(bits(&batch), [&*expected, &*expected].concat(), "{isa} {:?}", plan.classes);
                 }
             }
+        }
+    }
+}
+
+/// Products with fifteen bits of integers far from zero would leave 32 bits.
+#[test]
+fn integers_far_from_zero_are_multiplied_exactly() {
+    let (rows, columns) = (8, 128);
+    let runs = || vec![(0, 128), (1, 128)];
+    let table = Table { raw_bits: 4, smallest: [-128, -128], runs: [runs(), runs()] };
+    let entry = |input| Entry { input, class: 0, scale: 128, integers: vec![-4092; rows] };
+    let plan = Plan {
+        rows,
+        columns,
+        width: 64,
+        steps: 8,
+        trellis: 0,
+        column_kind: 0,
+        row_kind: 0,
+        tensor_scale: 1.0,
+        classes: vec![Class::Inline(table)],
+        first: (0..columns as u32).map(entry).collect(),
+        extra: vec![],
+        row_scales: vec![],
+    };
+    let bytes = payload(rows, columns, &[plan.section().bytes()]);
+    let payload = Payload::open(&bytes, &Limits::default()).unwrap();
+    let matrix = &payload.matrices()[0];
+    let x: Vec<f32> = (0..columns).map(|c| if c < 64 { 1.0 } else { 0.0 }).collect();
+    let expected = bits(&reference_of(matrix, &x, Rounding::OneTerm));
+    for isa in Isa::all_available() {
+        let plan = PreparedMatrix::with_isa(matrix, isa);
+        for rounding in Rounding::ALL {
+            let mut buffer = vec![0; plan.activation_bytes(1, rounding)];
+            let activations = plan.prepare(&x, 1, rounding, &mut buffer).unwrap();
+            let mut scratch = Scratch::with_bytes(plan.matvec_scratch(rounding));
+            let mut y = vec![f32::NAN; rows];
+            plan.matvec(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
+            assert_eq!(bits(&y), expected, "{isa} {rounding:?}");
         }
     }
 }

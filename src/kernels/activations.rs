@@ -21,6 +21,10 @@ pub(super) const MOST_TERMS: usize = 2;
 /// Vectors that the matrix product handles at a time.
 pub(super) const BLOCK: usize = 8;
 
+/// With larger offsets the integers of a row may be so large that products with 15-bit activations leave 32 bits: at most 23
+/// words of a group are large.
+const MOST_OFFSET_OF_LARGE_WORDS: i32 = 1024;
+
 /// How finely activations are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
@@ -33,7 +37,8 @@ pub enum Rounding {
     /// sum of max(w, f) >> 5 over all 32 words, plus 2^24: about four times their geometric mean. Words above it are
     /// large. With b the largest |x'| of the others, s = b / 127 and q = x' * (127 / b), or where 128 b < a,
     /// s = a / 16256 and q = x' * (16256 / a). Errors are those of eight bits in a group without outliers; products with
-    /// a batch cost up to a tenth more than with one term, those with one vector are slow.
+    /// a batch cost up to a tenth more than with one term, those with one vector are slow. Groups with a class whose offset
+    /// exceeds 1,024 (integers far from zero, which no model has) count as if no word were large: sums stay exact.
     Mixed,
     /// Two terms of eight bits: the second is what the first leaves, x' - s q, with a scale of its own. Groups are four
     /// times as wide. Errors are a thousandth of a product or less; products with a batch cost twice as much, those with one vector an eighth more.
@@ -320,6 +325,7 @@ impl<'p> Preparation<'p> {
             let subgroups = positions.len().div_ceil(GROUP_COLUMNS);
             let offsets: [_; WIDE_GROUP_COLUMNS / GROUP_COLUMNS] =
                 std::array::from_fn(|sub| plan.word_offsets(positions.start + sub * GROUP_COLUMNS));
+            let near = offsets.iter().flatten().all(|word| word.of_values <= MOST_OFFSET_OF_LARGE_WORDS);
             let first = index * self.rounding.group_columns();
             let integers = &mut self.integers[first * vectors..][..positions.len() * vectors];
             let floats = &mut self.floats[first * batch..][..positions.len() * batch];
@@ -357,8 +363,11 @@ impl<'p> Preparation<'p> {
                     let part = &mut part[..subgroups];
                     for vector in index * terms..(index + 1) * terms {
                         scales[start + vector] = match (self.rounding, &mut *part) {
-                            (Rounding::Mixed, [whole]) => dispatch::split(plan.isa, whole),
-                            (_, part) => dispatch::quantize(plan.isa, part),
+                            (Rounding::Mixed, [whole]) if near => dispatch::split(plan.isa, whole),
+                            (_, part) => {
+                                part[0].large = 0;
+                                dispatch::quantize(plan.isa, part)
+                            }
                         };
                         let correction = |offset: &dyn Fn(&WordOffset) -> i32| -> i32 {
                             let of_sub = |(offsets, sub): (&[WordOffset; GROUP_WORDS], &Group)| -> i32 {

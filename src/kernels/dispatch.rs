@@ -90,14 +90,15 @@ pub(super) fn to_integers(isa: Isa, accumulators: &mut [i32], steps: usize) {
 
 /// Operands of [`dot`]: activations, and the accumulators that products are added to.
 ///
-/// Accumulators: 16 i32 for each step, tile and term; their order is the kernel's own, and only [`flush`] reads them.
+/// Accumulators: 16 i32 for each step, tile and term; their order within a step is the kernel's own. [`flush`] reads them,
+/// and [`to_integers`] and [`halves::convert`] change what they hold.
 pub(super) struct Dot<'d> {
     /// Integers of the chunks' columns: for each word of four columns all its terms.
     pub(super) activations: &'d [i8],
     /// 1 or 2.
     pub(super) terms: usize,
     /// What each row of even and odd steps begins with, by term, if not with what its accumulators hold. The same for
-    /// both unless these hold halves.
+    /// both on instruction sets that do not use halves.
     pub(super) start: Option<[[i32; 2]; MOST_TERMS]>,
     pub(super) accumulators: &'d mut [i32],
     /// i32 from one tile to the next.
@@ -143,7 +144,7 @@ pub(super) fn flush(
     scale: f32,
     sums: &mut [f32],
 ) {
-    assert!(!halves || uses_halves(isa));
+    assert!(!halves || uses_halves(isa) && columns_per_chunk >= 16);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: plans are only made for available instruction sets; the kernel itself only visits what both

@@ -14,8 +14,10 @@ const MIDDLE: i32 = 8;
 /// log2 of what the high half counts.
 pub(super) const HIGH: u32 = 4;
 /// Bits of the high half.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) const HIGH_HALF: u8 = 0xF0;
 /// The low bit of b.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) const BRANCH_BIT: u8 = 1 << HIGH;
 
 /// What halves take off the integers of even and odd steps, as offsets do where values u = m + offset are multiplied:
@@ -73,6 +75,7 @@ impl Cells {
     }
 
     /// What is added to the slots of a group.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn bias(self, table: &ClassTable, q: usize, group: usize) -> u8 {
         let first = GROUP * group;
         let last = self.bound - 1;

@@ -122,3 +122,23 @@ pub(in super::super) unsafe fn to_integers(accumulators: &mut [i32], steps: usiz
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_those_of_the_definition() {
+        if !is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        for steps in [1, 2, 5, 16] {
+            let accumulators: Vec<i32> = (0..16 * 16).map(|i| (i * 7919 % 4001 - 2000) * 16).collect();
+            let (mut expected, mut found) = (accumulators.clone(), accumulators);
+            halves::convert(&mut expected, steps, false);
+            // SAFETY: the machine has the instructions.
+            unsafe { to_integers(&mut found, steps) };
+            assert_eq!(found, expected, "{steps}");
+        }
+    }
+}

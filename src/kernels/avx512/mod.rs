@@ -102,6 +102,7 @@ pub(super) unsafe fn dot(
         start: operands.start,
     };
     let work = Work { class, chunks, steps, activations: operands.activations, states, target };
+    debug_assert_eq!(work.table().split && class.halves, work.table().lookup == Lookup::Cells);
     // SAFETY: passed on from the caller.
     unsafe {
         match operands.terms {

@@ -34,8 +34,8 @@ pub(in super::super) struct Avx512Table {
     pub(super) transitions: [Bytes64; 2],
     /// The second one for bytes of halves in place of two values.
     pub(super) halves_transition: Bytes64,
-    /// The last slot before those that are cells of their own, with [`Lookup::Cells`].
-    pub(super) bound: u8,
+    /// With [`Lookup::Cells`]: the last slot before those that are cells of their own.
+    pub(super) last_of_runs: u8,
     pub(super) lookup: Lookup,
     /// Whether two registers are looked up one after the other: [`Isa::Avx512Vpermb`](crate::kernels::Isa::Avx512Vpermb).
     pub(super) split: bool,
@@ -76,7 +76,7 @@ impl Avx512Table {
             halves: [Bytes64::ZERO; 2],
             transitions: transitions(trellis, state_places(split), INDEX_PLACE),
             halves_transition: transitions(trellis, HALVES_STATE_PLACES, HALVES_INDEX_PLACE)[1],
-            bound: 0,
+            last_of_runs: 0,
             lookup: Lookup::Any,
             split,
             wide: table.entries().iter().any(|entry| entry.frequency > 127),
@@ -136,7 +136,7 @@ impl Avx512Table {
     /// Sets everything that depends on cells.
     fn set_cells(&mut self, table: &ClassTable, cells: Cells) {
         self.lookup = Lookup::Cells;
-        self.bound = (cells.bound - 1) as u8;
+        self.last_of_runs = (cells.bound - 1) as u8;
         for q in 0..2 {
             for group in 0..SLOTS / GROUP {
                 self.runs[q].0[group] = cells.bias(table, q, group);
@@ -169,7 +169,7 @@ const fn state_places(split: bool) -> [usize; 6] {
 const INDEX_PLACE: usize = 1;
 /// The low bit of the index of a pair's first integer.
 const FIRST_INDEX_PLACE: usize = 0;
-/// The same two where bytes of halves move the trellis.
+/// State and index bit where bytes of halves move the trellis.
 const HALVES_STATE_PLACES: [usize; 6] = [7, 6, 5, 3, 2, 1];
 const HALVES_INDEX_PLACE: usize = BRANCH_BIT.trailing_zeros() as usize;
 
@@ -259,7 +259,7 @@ mod tests {
         match table.lookup {
             Lookup::Few => usize::from(sum),
             Lookup::Simple => usize::from(sum >> 2),
-            Lookup::Cells => unreachable!("not among the cases"),
+            Lookup::Cells => usize::from(sum >> 2) + usize::from(slot.saturating_sub(table.last_of_runs)),
             Lookup::Any | Lookup::Pairs => {
                 let up_to_slot = 0x0F07_0301u32.to_le_bytes()[usize::from(slot) % GROUP];
                 usize::from(first) + (table.starts[q].0[group] & up_to_slot).count_ones() as usize
@@ -305,6 +305,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn cells_find_every_slot_of_a_pair_table() {
+        let mut found = 0;
+        for class in crate::payload::standard::standard_pair_tables() {
+            let table = Avx512Table::new(class, Trellis::Pairs, true);
+            if table.lookup != Lookup::Cells {
+                continue;
+            }
+            found += 1;
+            for (q, slot) in (0..2).flat_map(|q| (0..=255u8).map(move |slot| (q, slot))) {
+                let cell = place(&table, q, slot);
+                let entry = class.entries()[usize::from(class.run_of_slot(q)[usize::from(slot)])];
+                let attributes = [&table.frequency, &table.rank_base, &table.value, &table.second];
+                let expected = [entry.frequency, entry.rank_base, entry.value, entry.second];
+                assert_eq!(attributes.map(|attribute| attribute[q].0[cell]), expected, "{q} {slot}");
+                let integers = [entry.value, entry.second].map(|value| i32::from(value) - class.offset());
+                assert_eq!(Some(table.halves[q].0[cell]), byte_of(integers));
+            }
+        }
+        assert!(found > 90, "{found}");
     }
 
     #[test]

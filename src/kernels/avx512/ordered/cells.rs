@@ -30,7 +30,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
         _ => (_mm512_set1_epi8(BRANCH_BIT as i8), load(&table.halves_transition)),
     };
     let high_half = _mm512_set1_epi8(HIGH_HALF as i8);
-    let bound = _mm512_set1_epi8(table.bound as i8);
+    let last_of_runs = _mm512_set1_epi8(table.last_of_runs as i8);
     let low_bytes = _mm512_set1_epi16(255);
     let minus_one = _mm512_set1_epi8(-1);
     // Of an even step: the byte of both integers, or its value.
@@ -99,7 +99,7 @@ pub(super) unsafe fn run<const N: usize, const WIDE: bool, const TERMS: usize>(w
                         high[k] = select(high[k], refill[k], low[k]);
                     });
                     looking!(k: {
-                        beyond[k] = excess(low[k], bound);
+                        beyond[k] = excess(low[k], last_of_runs);
                     });
                     multiplying!(k: {
                         if is_quick(N) {
