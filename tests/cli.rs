@@ -170,7 +170,7 @@ fn verbose_names_every_tensor() {
     command.args(["convert", "model.gguf", "-o", "v.gguf", "--calibration", "text.txt", "--bpw", "3", "-v"]);
     let output = command.assert().success().get_output().stderr.clone();
     let output = String::from_utf8(output).unwrap();
-    for phase in ["planning", "quantizing", "drift"] {
+    for phase in ["planning", "trying rates", "drift"] {
         let named = |line: &&str| line.contains(phase) && line.ends_with("blk.1.ffn_down.weight");
         assert!(output.lines().any(|line| named(&line)), "{phase}: {output}");
     }

@@ -276,9 +276,13 @@ fn a_dry_run_predicts_and_writes_nothing() {
     let output = bench.wsic(&[&arguments[..], &["--dry-run"]].concat()).success();
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     assert_eq!(std::fs::read_dir(bench.0.path()).unwrap().count(), before);
-    for word in ["statistics", "loss weights", "planning", "quantizing", "writing", "all", "free there"] {
+    for word in ["statistics", "loss weights", "planning", "trying rates", "writing", "all", "free there"] {
         assert!(text.contains(word), "{word}: {text}");
     }
+    // Phases have the names that the progress shows.
+    assert!(!text.contains("given rates") && !text.contains("quantizing"), "{text}");
+    let given = bench.wsic(&[&arguments[..], &["--dry-run", "--embedding-bpw", "4"]].concat()).success();
+    given.stdout(predicate::str::contains("given rates").and(predicate::str::contains("trying rates")));
     // The predicted size is near the true one (small matrices have more side information than large ones).
     let size = text.lines().find_map(|line| line.strip_prefix("output: ")).unwrap();
     let (number, unit) = size.split_once(' ').unwrap();

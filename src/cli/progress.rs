@@ -5,7 +5,7 @@ use crate::convert::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::borrow::Cow;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A bar of `length` units of work.
 pub(crate) fn bar(length: u64, label: impl Into<Cow<'static, str>>, quiet: bool) -> ProgressBar {
@@ -54,12 +54,8 @@ impl Bars {
     fn phases(&self) -> String {
         let Ok(phases) = self.phases.lock() else { return String::new() };
         let ends = phases.iter().skip(1).map(|phase| phase.1).chain([Instant::now()]);
-        let spent: Vec<String> = phases
-            .iter()
-            .zip(ends)
-            .map(|((name, start), end)| format!("{name} {}", units::seconds(end - *start)))
-            .collect();
-        spent.join(", ")
+        let spent = phases.iter().zip(ends).map(|(&(name, start), end)| (name, end - start));
+        summary(spent)
     }
 
     /// Takes the last bar away, before a result is printed.
@@ -70,6 +66,28 @@ impl Bars {
             }
         }
     }
+}
+
+/// Names and durations of phases, those that came several times in one.
+fn summary(phases: impl Iterator<Item = (&'static str, Duration)>) -> String {
+    let mut sums: Vec<(&str, Duration, usize)> = Vec::new();
+    for (name, spent) in phases {
+        match sums.iter_mut().find(|sum| sum.0 == name) {
+            Some((_, all, times)) => {
+                *all += spent;
+                *times += 1;
+            }
+            None => sums.push((name, spent, 1)),
+        }
+    }
+    let text = |(name, spent, times): &(&str, Duration, usize)| {
+        let spent = units::seconds(*spent);
+        match times {
+            1 => format!("{name} {spent}"),
+            _ => format!("{name} {times} times {spent}"),
+        }
+    };
+    sums.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 impl Progress for Bars {
@@ -101,5 +119,17 @@ impl Progress for Bars {
         if !self.quiet {
             eprintln!("note: {message}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_that_come_again_are_summed() {
+        let phases = [("planning", 1), ("trying rates", 20), ("trying rates", 30), ("writing", 2)];
+        let phases = phases.into_iter().map(|(name, seconds)| (name, Duration::from_secs(seconds)));
+        assert_eq!(summary(phases), "planning 1.0 s, trying rates 2 times 50.0 s, writing 2.0 s");
     }
 }

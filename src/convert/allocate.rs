@@ -24,6 +24,18 @@ const MOST_PASSES: usize = 5;
 /// Relative deviation that may be left where most of the weights are quantized a second time, which makes up for it.
 const LEFT_FOR_SECOND_PASS: f64 = 0.025;
 
+/// Phase in which tensors with a rate of their own are quantized.
+pub(super) const GIVEN_RATES: &str = "given rates";
+/// Phase in which all others are quantized at a level that may prove to be the wrong one; once for each level.
+pub(super) const TRYING_RATES: &str = "trying rates";
+
+/// Stored bits per weight of a tensor that does not follow the common level: those asked for, or without loss weights
+/// a few more than `common` for embeddings.
+pub(super) fn given_rate(role: Role, asked: Option<f64>, loss_weights: bool, common: f64) -> Option<f64> {
+    let by_rule = !loss_weights && !role.is_linear();
+    asked.or(by_rule.then_some(common + EMBEDDING_EXTRA_BITS))
+}
+
 /// Payload bytes of one quantized tensor and the key of its part in the spool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
@@ -84,8 +96,7 @@ impl<'p> Allocation<'p> {
         let mut free = Vec::new();
         for (number, tensor) in self.plan.iter().enumerate() {
             if let Action::Quantize { role, bits, .. } = tensor.action {
-                let by_rule = !self.loss_weights && !role.is_linear() && bits.is_none();
-                match bits.or(by_rule.then_some(start_bits + EMBEDDING_EXTRA_BITS)) {
+                match given_rate(role, bits, self.loss_weights, start_bits) {
                     Some(bits) => fixed.push((number, tensor, role, bits)),
                     None => free.push((number, tensor, role)),
                 }
@@ -104,7 +115,9 @@ impl<'p> Allocation<'p> {
                 tensor.scale = tensor.model.step(start_bits - EXPECTED_OVERHEAD);
             }
         }
-        self.progress.begin("quantizing", fixed.iter().map(|item| item.1.weights()).sum());
+        if !fixed.is_empty() {
+            self.progress.begin(GIVEN_RATES, fixed.iter().map(|item| item.1.weights()).sum());
+        }
         let at_rate = |&(number, tensor, role, bits): &(usize, &PlannedTensor, Role, f64)| {
             self.part(number, tensor, -bits, || Ok(self.quantizer.at_rate(tensor, role, bits)?.payload))
         };
@@ -165,7 +178,7 @@ impl<'p> Allocation<'p> {
             };
             return Ok(fixed.iter().copied().chain(known.ok_or_else(missing)?).collect());
         }
-        self.progress.begin("quantizing", free.iter().map(|item| item.tensor.weights()).sum());
+        self.progress.begin(TRYING_RATES, free.iter().map(|item| item.tensor.weights()).sum());
         let at_step = |item: &Free| {
             let step = level * item.scale;
             self.part(item.number, item.tensor, step, || {

@@ -4,6 +4,7 @@
 //! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
 //! is what the phases hold at the same time, an upper bound.
 
+use super::allocate::{given_rate, GIVEN_RATES, TRYING_RATES};
 use super::drift::{moment_bytes, DRIFT_TOKENS};
 use super::error::ConvertError;
 use super::geometry::geometry;
@@ -21,7 +22,10 @@ use rayon::prelude::*;
 use std::path::Path;
 use std::time::Instant;
 
-/// Times that all tensors are quantized until the target is met, on average.
+/// Phase in which tensors are quantized at steps that are known.
+pub(super) const QUANTIZING: &str = "quantizing";
+
+/// Times that tensors without a rate of their own are quantized until the target is met, on average.
 const PASSES: f64 = 2.2;
 /// Bits per weight that no conversion exceeds.
 const MOST_BITS: f64 = 12.0;
@@ -177,12 +181,14 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
         if let Some(network) = running {
             phases.extend(model_phases(network, options, &plan, speed));
         }
-        let quantizing = tensor_phases(&plan, options.method, full, speed, payloads + others);
+        let weighted =
+            running.is_some() || prepared.given.as_ref().is_some_and(|file| file.has_row_weights());
+        let cost = Cost::new(&plan, options.method, full, speed);
+        phases.extend(tensor_phases(&plan, options, options.loss_weights && weighted, &cost));
         let drift = prepared.network.as_deref().filter(|_| full && options.corrects_drift());
-        let drift = drift.map(|network| drift_phase(network, options, &plan, &quantizing, speed));
-        phases.extend(quantizing);
-        let before_writing = phases.len().saturating_sub(1);
-        phases.splice(before_writing..before_writing, drift);
+        phases.extend(drift.map(|network| drift_phase(network, options, &plan, &cost)));
+        let seconds = (payloads + others) as f64 / DISK_SPEED;
+        phases.push(PhasePrediction { name: "writing", seconds, memory: BASE_MEMORY });
     }
     Prediction {
         output_bytes: match options.target {
@@ -300,13 +306,7 @@ fn model_phases(
 }
 
 /// The second pass: two models run, moments are taken, and every tensor of the blocks is quantized once more.
-fn drift_phase(
-    network: &Model,
-    options: &Options,
-    plan: &[&PlannedTensor],
-    quantizing: &[PhasePrediction],
-    speed: Speed,
-) -> PhasePrediction {
+fn drift_phase(network: &Model, options: &Options, plan: &[&PlannedTensor], cost: &Cost) -> PhasePrediction {
     let h = network.hyperparameters();
     let tokens = options.calibration_tokens.min(DRIFT_TOKENS);
     let linear = linear_weights(plan);
@@ -314,7 +314,6 @@ fn drift_phase(
     // E[x' x'ᵀ], half of which is computed, and the moment with inputs or outputs.
     let moments: f64 = widths.iter().map(|&width| (width * width + 2 * h.width * width) as f64).sum();
     let widest = widths.into_iter().max().unwrap_or(0) as u64;
-    let again = quantizing.iter().find(|phase| phase.name == "quantizing");
     let layer_bytes = (linear / h.layers.max(1) as f64) as u64 * 4;
     let hidden = (2 * tokens * h.width * size_of::<f32>()) as u64;
     let table = (h.vocabulary.min(tokens) * h.width * size_of::<f32>()) as u64;
@@ -329,15 +328,15 @@ fn drift_phase(
     PhasePrediction {
         name: "drift",
         // Each model passes a layer once; the held-out part of the quantized one's attention a few times more.
-        seconds: 1.5 * (2.0 * 1.2 * 2.0 * linear + moments) * tokens as f64 / speed.flops
-            + again.map_or(0.0, |phase| phase.seconds / PASSES),
+        seconds: 1.5 * (2.0 * 1.2 * 2.0 * linear + moments) * tokens as f64 / cost.speed.flops
+            + cost.pass(plan),
         memory: BASE_MEMORY
             + ROUND_MEMORY
             + hidden
             + kept
             + table
             + 2 * layer_bytes
-            + moments_bytes.max(again.map_or(0, |phase| phase.memory - BASE_MEMORY)),
+            + moments_bytes.max(cost.memory),
     }
 }
 
@@ -349,46 +348,81 @@ fn linear_weights(plan: &[&PlannedTensor]) -> f64 {
         .sum()
 }
 
-/// Phases in which tensors are quantized and written.
-fn tensor_phases(
-    plan: &[&PlannedTensor],
-    method: Method,
+/// What quantizing tensors costs.
+struct Cost {
+    /// Whether inputs have covariances, not variances alone.
     full_covariance: bool,
     speed: Speed,
-    bytes: u64,
-) -> Vec<PhasePrediction> {
-    let quantized: Vec<&&PlannedTensor> =
-        plan.iter().filter(|tensor| matches!(tensor.action, Action::Quantize { .. })).collect();
-    // A thread that waits for the parallel part of one tensor may have started another.
-    let mut memory: Vec<u64> = quantized.iter().map(|tensor| tensor_memory(tensor, method)).collect();
-    memory.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
-    let largest = memory.first().copied().unwrap_or(0);
-    let together: u64 = memory.iter().take(2 * rayon::current_num_threads()).sum();
-    let most = largest.max(together.min(MOST_BYTES_AT_ONCE));
-    // Double precision runs at half the speed of single precision.
-    let sum = |operations: &dyn Fn(f64, f64, f64) -> f64| -> f64 {
-        let each = |tensor: &&&PlannedTensor| {
-            let columns = if full_covariance { tensor.columns() as f64 } else { 1.0 };
+    /// Bytes of the tensors at work at the same time, at most.
+    memory: u64,
+}
+
+impl Cost {
+    fn new(plan: &[&PlannedTensor], method: Method, full_covariance: bool, speed: Speed) -> Self {
+        // A thread that waits for the parallel part of one tensor may have started another.
+        let mut memory: Vec<u64> = quantized(plan).map(|tensor| tensor_memory(tensor, method)).collect();
+        memory.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+        let largest = memory.first().copied().unwrap_or(0);
+        let together: u64 = memory.iter().take(2 * rayon::current_num_threads()).sum();
+        Self { full_covariance, speed, memory: largest.max(together.min(MOST_BYTES_AT_ONCE)) }
+    }
+
+    /// Sum over tensors of a function of matrices, rows and columns.
+    fn sum(&self, tensors: &[&PlannedTensor], operations: impl Fn(f64, f64, f64) -> f64) -> f64 {
+        let each = |tensor: &PlannedTensor| {
+            let columns = if self.full_covariance { tensor.columns() as f64 } else { 1.0 };
             operations(tensor.matrices() as f64, tensor.rows() as f64, columns)
         };
-        quantized.iter().map(each).sum()
+        quantized(tensors).map(each).sum()
+    }
+
+    /// Seconds to find the rate models.
+    fn models(&self, tensors: &[&PlannedTensor]) -> f64 {
+        // Double precision runs at half the speed of single precision.
+        1.5 * 2.0 * 2.0 * self.sum(tensors, |_, _, n| 2.0 * n * n * n / 3.0) / self.speed.flops
+    }
+
+    /// Seconds to quantize tensors once.
+    fn pass(&self, tensors: &[&PlannedTensor]) -> f64 {
+        let operations =
+            self.sum(tensors, |m, a, n| m * (2.0 * n * n * n / 3.0 + (2.0 * 3.0 + 1.0) * a * n * n));
+        let weights: f64 = quantized(tensors).map(|tensor| tensor.weights() as f64).sum();
+        1.5 * operations / self.speed.flops + weights * self.speed.per_weight
+    }
+}
+
+fn quantized<'p>(plan: &'p [&PlannedTensor]) -> impl Iterator<Item = &'p PlannedTensor> {
+    plan.iter().copied().filter(|tensor| matches!(tensor.action, Action::Quantize { .. }))
+}
+
+/// Phases in which tensors are quantized, but for the second pass.
+fn tensor_phases(
+    plan: &[&PlannedTensor],
+    options: &Options,
+    loss_weights: bool,
+    cost: &Cost,
+) -> Vec<PhasePrediction> {
+    let phase =
+        |name, seconds| PhasePrediction { name, seconds, memory: BASE_MEMORY.saturating_add(cost.memory) };
+    if options.steps.is_some() {
+        return vec![phase(QUANTIZING, cost.pass(plan))];
+    }
+    let has_rate = |tensor: &&PlannedTensor| match tensor.action {
+        Action::Quantize { role, bits, .. } => given_rate(role, bits, loss_weights, 0.0).is_some(),
+        _ => false,
     };
-    let factor = sum(&|_, _, n| 2.0 * n * n * n / 3.0);
-    let pass = sum(&|m, a, n| m * (2.0 * n * n * n / 3.0 + (2.0 * 3.0 + 1.0) * a * n * n));
-    let weights: f64 = quantized.iter().map(|tensor| tensor.weights() as f64).sum();
-    vec![
-        PhasePrediction {
-            name: "planning",
-            seconds: 1.5 * 2.0 * 2.0 * factor / speed.flops,
-            memory: BASE_MEMORY + most,
-        },
-        PhasePrediction {
-            name: "quantizing",
-            seconds: PASSES * (1.5 * pass / speed.flops + weights * speed.per_weight),
-            memory: BASE_MEMORY + most,
-        },
-        PhasePrediction { name: "writing", seconds: bytes as f64 / DISK_SPEED, memory: BASE_MEMORY },
-    ]
+    let (given, free): (Vec<&PlannedTensor>, Vec<&PlannedTensor>) = quantized(plan).partition(has_rate);
+    let mut phases = vec![phase("planning", cost.models(&free))];
+    if !given.is_empty() {
+        phases.push(phase(GIVEN_RATES, cost.pass(&given)));
+    }
+    if options.only.is_some() {
+        // At the steps of the first guess.
+        phases.push(phase(QUANTIZING, cost.pass(&free)));
+    } else if !free.is_empty() {
+        phases.push(phase(TRYING_RATES, PASSES * cost.pass(&free)));
+    }
+    phases
 }
 
 #[cfg(test)]

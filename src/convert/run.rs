@@ -8,7 +8,7 @@ use super::merge::{mark_part, measure};
 use super::options::{Calibration, Options, Target};
 use super::output::Output;
 use super::plan::{Action, PlannedTensor};
-use super::predict::predict_sizes;
+use super::predict::{predict_sizes, QUANTIZING};
 use super::prepare::Prepared;
 use super::progress::Progress;
 use super::quantize_tensor::Quantizer;
@@ -295,7 +295,7 @@ impl<'a> Job<'a> {
             Action::Quantize { .. } => self.plan[number].weights(),
             _ => 0,
         };
-        self.progress.begin("quantizing", chosen.iter().map(weights).sum());
+        self.progress.begin(QUANTIZING, chosen.iter().map(weights).sum());
         let quantizer = self.quantizer();
         let quantize = |&number: &usize| self.quantize_at(&quantizer, number, steps);
         let parts = in_waves(&chosen, |&number| quantizer.memory(&self.plan[number]), quantize)?;
