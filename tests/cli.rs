@@ -352,7 +352,10 @@ fn an_interrupted_conversion_goes_on() {
         child.kill().unwrap();
         child.wait().unwrap();
         if bench.path("part.gguf.partial").join("fingerprint.txt").exists() {
-            bench.convert("part.gguf", &["--bpw", "3.5", "--resume"]).failure();
+            bench
+                .convert("part.gguf", &["--bpw", "3.5", "--resume"])
+                .failure()
+                .stderr(predicate::str::contains("begun with --bpw 3, this one with --bpw 3.5"));
         }
         bench.convert("part.gguf", &["--bpw", "3", "--resume"]).success();
         let read = |name: &str| std::fs::read(bench.path(name)).unwrap();

@@ -123,7 +123,10 @@ fn one_plan_serves_whole_and_parts() {
     bench.wsic(&[&plain[..], &["--bpw", "4"]].concat()).success();
     refuse(&["merge", "a.gguf", "d.gguf", "-o", "x.gguf"], "with other settings");
     let other_rate = ["convert", "model.gguf", "-o", "x.gguf", "--stats", "stats.gguf", "--bpw", "4"];
-    refuse(&[&other_rate[..], &["--plan", "plan.json"]].concat(), "was planned for");
+    refuse(
+        &[&other_rate[..], &["--plan", "plan.json"]].concat(),
+        "was planned with --bpw 3, this conversion was begun with --bpw 4",
+    );
 }
 
 #[test]

@@ -24,6 +24,18 @@ pub enum TensorChoice {
     Type(GgmlType),
 }
 
+/// As [`FromStr`](std::str::FromStr) reads it.
+impl std::fmt::Display for TensorChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bits(bits) => write!(f, "{bits}"),
+            Self::Method(method, bits) => write!(f, "{}:{bits}", method.name()),
+            Self::Keep => f.write_str("keep"),
+            Self::Type(ty) => f.write_str(&ty.to_string().to_lowercase()),
+        }
+    }
+}
+
 impl std::str::FromStr for TensorChoice {
     type Err = String;
 
@@ -141,6 +153,15 @@ impl Prefer {
     pub const NAMES: [(&'static str, Self); 3] =
         [("size", Self::Size), ("balance", Self::Balance), ("speed", Self::Speed)];
 
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Balance => "balance",
+            Self::Speed => "speed",
+        }
+    }
+
     /// [`EncodeOptions::worth_of_pairs`](crate::payload::encode::EncodeOptions::worth_of_pairs).
     pub(super) const fn worth_of_pairs(self) -> f64 {
         match self {
@@ -252,6 +273,10 @@ mod tests {
         assert_eq!("a=b=q8_0".parse::<TensorOverride>().unwrap().choice, TensorChoice::Type(GgmlType::Q8_0));
         let gptq = TensorChoice::Method(Method::Gptq, 3.5);
         assert_eq!("down=gptq:3.5".parse::<TensorOverride>().unwrap().choice, gptq);
+        for text in ["keep", "3.5", "gptq:3.5", "q8_0"] {
+            let choice: TensorChoice = text.parse().unwrap();
+            assert_eq!(choice.to_string().parse(), Ok(choice), "{choice}");
+        }
         for bad in ["token_embd", "x=q4_k", "(=keep", "x=99", "x=-1", "x=nan", "x=gptq", "x=rtn:0", "x=q:3"] {
             assert!(bad.parse::<TensorOverride>().is_err(), "{bad}");
         }

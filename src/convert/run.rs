@@ -3,6 +3,7 @@
 use super::allocate::{Allocated, Allocation, Part};
 use super::drift::{chosen, corrected_weights, DriftCorrection};
 use super::error::ConvertError;
+use super::identity::part_fingerprint;
 use super::keys::*;
 use super::merge::{mark_part, measure};
 use super::options::{Calibration, Options, Target};
@@ -113,10 +114,8 @@ pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, Co
     if let Some((path, steps)) = &options.steps {
         steps.check(&fingerprint, path)?;
     }
-    let only = options.only.as_ref().map_or(String::new(), |pattern| format!("only {pattern}\n"));
-    let steps =
-        options.steps.as_ref().map_or(String::new(), |(_, steps)| format!("steps {}\n", steps.hash()));
-    let spool = Spool::open(&options.output, &(fingerprint.clone() + &only + &steps), options.resume)?;
+    let all = fingerprint.clone() + &part_fingerprint(options);
+    let spool = Spool::open(&options.output, &all, options.resume)?;
     let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
     let Prepared { input, network, plan, .. } = prepared;
     let job = Job { options, input: &input, plan: &plan, statistics: &statistics, spool: &spool, progress };

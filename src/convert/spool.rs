@@ -5,6 +5,7 @@
 //! temporary name and renamed, so that a part is whole or absent.
 
 use super::error::ConvertError;
+use super::identity::difference;
 use crate::payload::{Limits, Payload};
 use std::fs;
 use std::io::{self, Write};
@@ -44,13 +45,12 @@ impl Spool {
                 let found =
                     fs::read_to_string(folder.join(FINGERPRINT)).map_err(io("read its fingerprint"))?;
                 if found != fingerprint {
-                    let differs = found.lines().zip(fingerprint.lines()).find(|(old, new)| old != new);
-                    let (old, new) = differs.unwrap_or(("another input", "this input"));
+                    let (old, new) = difference(&found, fingerprint);
                     return Err(ConvertError::Resume {
                         path: folder,
                         problem: format!(
-                            "the interrupted conversion had '{old}', this one has '{new}'; give the same settings, \
-                             or leave out --resume to start over"
+                            "the interrupted conversion was begun {old}, this one {new}; give the same settings, or \
+                             leave out --resume to start over"
                         ),
                     });
                 }
@@ -164,7 +164,7 @@ mod tests {
         let spool = Spool::open(&output, "a\nb\n", true).unwrap();
         assert_eq!(spool.find(3, 0.5), Some(payload()));
         let error = Spool::open(&output, "a\nc\n", true).unwrap_err().to_string();
-        assert!(error.contains("'b'") && error.contains("'c'"), "{error}");
+        assert!(error.contains("begun b, this one c;"), "{error}");
 
         let mut damaged = payload();
         *damaged.last_mut().unwrap() ^= 1;

@@ -4,7 +4,7 @@
 //! every tensor can be quantized by itself, from the model, the statistics and its step.
 
 use super::error::ConvertError;
-use super::identity::hexadecimal;
+use super::identity::{difference, hexadecimal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -103,12 +103,11 @@ impl Steps {
         if self.fingerprint == fingerprint {
             return Ok(());
         }
-        let mut lines = self.fingerprint.lines().zip(fingerprint.lines());
-        let (old, new) = lines.find(|(old, new)| old != new).unwrap_or(("another input", "this input"));
+        let (old, new) = difference(&self.fingerprint, fingerprint);
         Err(ConvertError::Part {
             path: path.to_owned(),
             problem: format!(
-                "was planned for '{old}', this is '{new}'; give the same model, statistics and settings"
+                "was planned {old}, this conversion was begun {new}; give the same model, statistics and settings"
             ),
         })
     }
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(read.hash(), steps.hash());
         assert!(read.check("x\ny z\n", &path).is_ok());
         let error = read.check("x\ny w\n", &path).unwrap_err().to_string();
-        assert!(error.contains("'y z'") && error.contains("'y w'"), "{error}");
+        assert!(error.contains("planned y z,") && error.contains("begun y w;"), "{error}");
         std::fs::write(&path, "{}").unwrap();
         assert!(Steps::read(&path).is_err());
     }
