@@ -4,7 +4,7 @@ use super::Context;
 use anyhow::{Context as _, Result};
 use clap_complete::Shell;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Print the completions of a shell.
 #[derive(Debug, clap::Args)]
@@ -40,19 +40,34 @@ pub(crate) fn completions(arguments: &CompletionsArguments, _context: &Context) 
 }
 
 pub(crate) fn man(arguments: &ManArguments, context: &Context) -> Result<()> {
-    let command = super::command();
+    // `wsic help` is no command to have a page.
+    let mut command = super::command().disable_help_subcommand(true);
+    command.build();
     let Some(folder) = &arguments.output else {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(command).render(&mut page)?;
-        std::io::stdout().lock().write_all(&page)?;
+        std::io::stdout().lock().write_all(page(&clap_mangen::Man::new(command))?.as_bytes())?;
         return Ok(());
     };
     std::fs::create_dir_all(folder)
         .with_context(|| format!("{}: cannot make the folder", folder.display()))?;
-    clap_mangen::generate_to(command, folder)
-        .with_context(|| format!("{}: cannot write the pages", folder.display()))?;
+    write_pages(&command, folder)?;
     if !context.quiet {
         eprintln!("{}: written", folder.display());
     }
     Ok(())
+}
+
+/// Writes the page of a command, and those of the commands in it.
+fn write_pages(command: &clap::Command, folder: &Path) -> Result<()> {
+    let man = clap_mangen::Man::new(command.clone());
+    let path = folder.join(man.get_filename());
+    let written = page(&man).and_then(|text| Ok(std::fs::write(&path, text)?));
+    written.with_context(|| format!("{}: cannot write", path.display()))?;
+    command.get_subcommands().try_for_each(|inner| write_pages(inner, folder))
+}
+
+/// A manual page. What follows the options in `--help` begins with examples, and has that heading here.
+fn page(man: &clap_mangen::Man) -> Result<String> {
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    Ok(String::from_utf8(page)?.replace("\n.SH EXTRA\nExamples:\n", "\n.SH EXAMPLES\n"))
 }
