@@ -55,6 +55,26 @@ fn every_command_explains_itself() {
     }
 }
 
+/// Examples keep their lines, and everything else is left to the terminal's width.
+#[test]
+fn help_is_wrapped_once() {
+    for (words, command) in all() {
+        let Some(after) = command.get_after_help().map(ToString::to_string) else { continue };
+        for line in after.lines() {
+            match line.starts_with("  ") {
+                true => assert!(line.len() <= 80, "{words:?}: does not fit a terminal: {line}"),
+                false => assert!(line.is_empty() || line.ends_with(['.', ':']), "{words:?}: broken: {line}"),
+            }
+        }
+        let mut narrow = Command::new(env!("CARGO_BIN_EXE_wsic"));
+        let help = narrow.args(&words).arg("--help").env("COLUMNS", "80").output().unwrap().stdout;
+        let help = String::from_utf8(help).unwrap();
+        let examples = after.lines().filter(|line| line.starts_with("  "));
+        assert!(examples.clone().count() > 0);
+        examples.for_each(|line| assert!(help.lines().any(|shown| shown == line), "{words:?}: {line}"));
+    }
+}
+
 #[test]
 fn a_missing_file_is_a_failure_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,6 +214,7 @@ fn manual_pages_are_written_for_all() {
         let page = [&["wsic".to_owned()], &words[..]].concat().join("-") + ".1";
         let text = std::fs::read_to_string(path.join(&page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         assert!(text.contains(".TH") && text.contains(".SH SYNOPSIS"), "{page}");
+        assert!(text.contains("\n.SH EXAMPLES\n  ") && !text.contains(".SH EXTRA"), "{page}");
         for option in command.get_arguments().filter_map(clap::Arg::get_long) {
             assert!(text.contains(&option.replace('-', "\\-")), "{page}: {option}");
         }
@@ -204,7 +225,9 @@ fn manual_pages_are_written_for_all() {
             Err(_) => eprintln!("man is not installed: {page} was not read by it"),
         }
     }
-    wsic(&["man"]).success().stdout(predicate::str::contains(".TH wsic 1"));
+    wsic(&["man"]).success().stdout(
+        predicate::str::contains(".TH wsic 1").and(predicate::str::contains(".SH EXAMPLES\n  wsic convert")),
+    );
 }
 
 /// The reference of all commands, from their own help.

@@ -31,7 +31,7 @@ enum What {
 /// used: a matmul rows x columns x vectors, a get_rows only the rows asked for.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  wsic bench kernels\n  wsic bench kernels --json --isa avx512 --op matvec --shape 4096x4096 --shape 576x1536 --bits 1.6,2.1\n\nThe global option --threads chooses one number of threads; without it, 1 and all cores are measured."
+    after_help = "Examples:\n  wsic bench kernels\n  wsic bench kernels --json --isa avx512 --op matvec \\\n      --shape 4096x4096 --shape 576x1536 --bits 1.6,2.1\n\nThe global option --threads chooses one number of threads; without it, 1 and all cores are measured."
 )]
 struct Kernels {
     /// Rows (output features) by columns (input features); can be given several times.

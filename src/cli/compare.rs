@@ -16,11 +16,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  wsic compare model.gguf --text wiki.test.raw --rates 2,2.5,3,3.5 --plot curve.svg
-  wsic compare model.gguf --text wiki.test.raw --rates 2.5 --methods trellis,watersic,gptq,rtn
-  wsic compare model.gguf --text wiki.test.raw --rates 2,3 --file model-IQ2_M.gguf --file model-Q3_K_M.gguf --json
+  wsic compare model.gguf --text wiki.test.raw --rates 2,2.5,3,3.5 \\
+      --plot curve.svg
+  wsic compare model.gguf --text wiki.test.raw --rates 2.5 \\
+      --methods trellis,watersic,gptq,rtn
+  wsic compare model.gguf --text wiki.test.raw --rates 2,3 \\
+      --file model-IQ2_M.gguf --file model-Q3_K_M.gguf --json
 
-The model is calibrated once. KL divergence is that of each file's predictions from the model's, measured as `wsic eval`
+The model is calibrated once. KL divergence is that of each file's predictions from the model's, measured as `wsic eval` \
 does. Use a text that was not used for calibration.")]
 pub(crate) struct Arguments {
     /// Model to convert and to compare with: a GGUF file, or a Hugging Face folder.

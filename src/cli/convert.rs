@@ -24,9 +24,10 @@ Examples:
   wsic convert ./Model-Folder -o plain.gguf --method none
   wsic convert model.gguf -o small.gguf --size 50MB --calibration text.txt
   wsic convert model.gguf -o small.gguf --kld 0.05 --calibration text.txt
-  wsic convert model.gguf -o small.gguf --bpw 2.5 --tensor 'token_embd|output=keep' --tensor 'ffn_down=3'
+  wsic convert model.gguf -o small.gguf --bpw 2.5 \\
+      --tensor 'token_embd|output=keep' --tensor 'ffn_down=3'
 
-Without --calibration the model writes its own calibration text from built-in prompts. The output appears under its
+Without --calibration the model writes its own calibration text from built-in prompts. The output appears under its \
 name only when it is complete; an interrupted conversion goes on with --resume.")]
 pub(crate) struct Arguments {
     /// GGUF file to read (the first one of a split model), or a Hugging Face folder.

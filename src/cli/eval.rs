@@ -16,9 +16,10 @@ use std::sync::Arc;
 #[command(after_help = "\
 Examples:
   wsic eval small.gguf --text wiki.test.raw
-  wsic eval small.gguf --reference model.gguf --text wiki.test.raw --chunks 32 --json
+  wsic eval small.gguf --reference model.gguf \\
+      --text wiki.test.raw --chunks 32 --json
 
-The protocol is llama-perplexity's: windows of --ctx tokens, the last half of each is scored. Use a text that was not
+The protocol is llama-perplexity's: windows of --ctx tokens, the last half of each is scored. Use a text that was not \
 used for calibration.")]
 pub(crate) struct Arguments {
     /// GGUF file, with or without WSIC tensors, or a Hugging Face folder.

@@ -13,12 +13,14 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   wsic plan model.gguf --stats stats.gguf --bpw 2.5 -o plan.json
-  wsic convert model.gguf --stats stats.gguf --bpw 2.5 --plan plan.json --only 'blk\\.1\\.' -o part-1.gguf
+  wsic convert model.gguf --stats stats.gguf --bpw 2.5 \\
+      --plan plan.json --only 'blk\\.1\\.' -o part-1.gguf
   wsic merge part-*.gguf -o small.gguf
-  wsic plan model.gguf --stats stats.gguf --bpw 2.5 --measured part-*.gguf -o plan-2.json
+  wsic plan model.gguf --stats stats.gguf --bpw 2.5 \\
+      --measured part-*.gguf -o plan-2.json
 
-The first plan is made from predicted sizes. With the parts made from it (--measured, the parts of all plans so far)
-the next one is made from true sizes; it says so when no better one is needed. Parts of the last plan then make the
+The first plan is made from predicted sizes. With the parts made from it (--measured, the parts of all plans so far) \
+the next one is made from true sizes; it says so when no better one is needed. Parts of the last plan then make the \
 same file as one process would.")]
 pub(crate) struct Arguments {
     /// GGUF file to read (the first one of a split model), or a Hugging Face folder.

@@ -13,10 +13,11 @@ use std::path::PathBuf;
 Examples:
   wsic run small.gguf -p 'The capital of France is' -n 24 --temp 0
   wsic run small.gguf --chat -p 'Why is the sky blue?'
-  wsic run small.gguf -f story.txt -n 500 --temp 1 --top-k 0 --top-p 0.9 --seed 7
+  wsic run small.gguf -f story.txt -n 500 --temp 1 --top-p 0.9 --seed 7
   wsic run small.gguf -p 'Once upon a time' --json | jq -r .text
 
-The text goes to standard output, speeds to standard error (with --verbose memory too). Equal settings and seeds give equal texts, whatever the
+The text goes to standard output, speeds to standard error (with --verbose memory too). \
+Equal settings and seeds give equal texts, whatever the \
 number of threads.")]
 pub(crate) struct Arguments {
     /// GGUF file, with or without WSIC tensors (the first one of a split model).

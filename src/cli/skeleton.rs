@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// data in place of the WSIC ones, which libggml-wsic.so supplies. Without that library it is a model of zeros.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  wsic skeleton model.gguf -o model-skeleton.gguf\n  GGML_BACKEND_PATH=libggml-wsic.so WSIC_MODEL=model.gguf llama-cli -m model-skeleton.gguf"
+    after_help = "Examples:\n  wsic skeleton model.gguf -o model-skeleton.gguf\n  GGML_BACKEND_PATH=libggml-wsic.so WSIC_MODEL=model.gguf \\\n      llama-cli -m model-skeleton.gguf"
 )]
 pub(crate) struct Arguments {
     /// GGUF file with WSIC tensors (the first one of a split model).

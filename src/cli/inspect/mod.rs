@@ -26,7 +26,7 @@ Examples:
   wsic inspect model.gguf --json | jq .totals
   wsic inspect small.gguf --report report.html --log conversion.json
 
-The report is one page that needs nothing else: bits per tensor and layer, rate over columns, steps, escapes, sizes, and how
+The report is one page that needs nothing else: bits per tensor and layer, rate over columns, steps, escapes, sizes, and how \
 the file was made. Water levels are in the log that `wsic convert --log` writes, not in the file.")]
 pub(crate) struct Arguments {
     /// GGUF file (the first one of a split model), or a Hugging Face folder.
