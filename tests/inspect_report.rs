@@ -177,10 +177,10 @@ fn chromium() -> Option<PathBuf> {
 }
 
 /// Shows a page; returns the lines that its console printed.
-fn show(chromium: &Path, page: &Path, picture: &Path) -> Vec<String> {
+fn show(chromium: &Path, page: &Path, picture: &Path, window: &str) -> Vec<String> {
     let output = std::process::Command::new(chromium)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"])
-        .args(["--enable-logging=stderr", "--window-size=1000,3000"])
+        .args(["--enable-logging=stderr", &format!("--window-size={window}")])
         .arg(format!("--user-data-dir={}", picture.with_extension("profile").display()))
         .arg(format!("--screenshot={}", picture.display()))
         .arg(format!("file://{}", page.display()))
@@ -214,7 +214,7 @@ fn a_browser_shows_the_page_without_errors() {
     write("wrong.html", "<script>console.error('as it should')</script>");
     let shown = |name: &str| {
         let picture = bench.path(name).with_extension("png");
-        let messages = show(&chromium, &bench.path(name), &picture);
+        let messages = show(&chromium, &bench.path(name), &picture, "1000,3000");
         (messages, std::fs::read(picture).unwrap())
     };
     // An error would be noticed, and a page that stays white too.
@@ -229,4 +229,26 @@ fn a_browser_shows_the_page_without_errors() {
     if let Some(folder) = std::env::var_os("WSIC_KEEP_SCREENSHOT") {
         std::fs::write(Path::new(&folder).join("report.png"), &picture).unwrap();
     }
+}
+
+#[test]
+fn a_narrow_window_scrolls_boxes_and_not_the_page() {
+    let Some(chromium) = chromium() else {
+        eprintln!("skipped: no headless Chromium on the path");
+        return;
+    };
+    let bench = Bench::new();
+    // The browser says how wide things are; the page itself has no scripts.
+    let page = std::fs::read_to_string(bench.path("page.html")).unwrap();
+    let script = "<script>const wide = document.documentElement.scrollWidth <= window.innerWidth ? 'fits' : 'overflows';\
+                  const charts = [...document.querySelectorAll('svg.chart')].map(c => c.getBoundingClientRect().width);\
+                  console.error(`page ${wide}, ${charts.length > 3 && Math.min(...charts) > 500 ? 'legible' : 'tiny'}`)</script>";
+    let long = format!("<td>{}</td>", "0123456789abcdef".repeat(8));
+    let narrow = page.replacen("</td></tr>", &format!("</td>{long}</tr>"), 1) + script;
+    assert!(narrow.contains(&long));
+    std::fs::write(bench.path("narrow.html"), narrow).unwrap();
+    let picture = bench.path("narrow.png");
+    let messages = show(&chromium, &bench.path("narrow.html"), &picture, "420,900");
+    assert_eq!(size(&std::fs::read(&picture).unwrap()), (420, 900));
+    assert!(messages.iter().any(|line| line.contains("page fits, legible")), "{messages:?}");
 }

@@ -7,10 +7,11 @@ const HEIGHT: f64 = 300.0;
 /// Left, top, right, bottom of charts with axes.
 const MARGIN: [f64; 4] = [64.0, 14.0, 16.0, 46.0];
 
+/// A drawing, in a box that a narrow window scrolls.
 fn frame(width: f64, height: f64, label: &str, body: &str) -> String {
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         role=\"img\" aria-label=\"{}\" font-family=\"sans-serif\" font-size=\"12\">\n{body}</svg>\n",
+        "<div class=\"wide\"><svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
+         role=\"img\" aria-label=\"{}\" font-family=\"sans-serif\" font-size=\"12\">\n{body}</svg></div>\n",
         escape(label)
     )
 }
