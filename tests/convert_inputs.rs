@@ -269,6 +269,18 @@ fn sources_of_few_bits_are_pointed_out() {
 }
 
 #[test]
+fn a_text_without_content_is_named() {
+    let bench = tiny("llama", |_| ());
+    std::fs::write(bench.path("nothing.txt"), " \n").unwrap();
+    let convert = ["convert", "model.gguf", "-o", "a.gguf", "--bpw", "3", "--calibration", "nothing.txt"];
+    let said = predicate::str::contains("nothing.txt: calibration needs a text of 2 tokens")
+        .and(predicate::str::contains("this is an empty text"))
+        .and(predicate::str::contains("leave out --calibration"));
+    bench.wsic(&convert).failure().code(1).stderr(said);
+    assert!(!bench.path("a.gguf").exists());
+}
+
+#[test]
 fn a_dry_run_predicts_and_writes_nothing() {
     let bench = tiny("llama", |_| ());
     let before = std::fs::read_dir(bench.0.path()).unwrap().count();

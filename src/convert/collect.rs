@@ -6,7 +6,7 @@ use super::statistics::{Contents, StatisticsWriter};
 use crate::model::{LayerRunner, Model, Tokenizer, EMBEDDING};
 use crate::stats::{
     self, smoothed, CalibrationSource, CalibrationTokens, Covariance, SelfCalibration, Sensitivity,
-    SensitivitySettings, Tape,
+    SensitivitySettings, StatsError, Tape,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +47,19 @@ pub(super) fn collect(
     write_statistics(network, model_identity, &tokens, sensitivity, path, progress)
 }
 
+/// The error of a text that gives no statistics, with the text's name.
+fn unfit_text(path: &Path, text: &str, error: StatsError) -> ConvertError {
+    let StatsError::Calibration { expected, found } = error else { return error.into() };
+    let found = if text.trim().is_empty() { "an empty text".to_owned() } else { found };
+    ConvertError::Text {
+        path: path.to_owned(),
+        problem: format!(
+            "calibration needs {expected}, and this is {found}: give a longer text or more --calibration-tokens, or leave \
+             out --calibration, and the model writes its own text"
+        ),
+    }
+}
+
 fn calibration_tokens(
     network: &Arc<Model>,
     options: &CollectOptions,
@@ -61,7 +74,8 @@ fn calibration_tokens(
                 source,
             })?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            CalibrationTokens::from_text(&tokenizer, &name, &text, CALIBRATION_CONTEXT, options.tokens)?
+            CalibrationTokens::from_text(&tokenizer, &name, &text, CALIBRATION_CONTEXT, options.tokens)
+                .map_err(|error| unfit_text(path, &text, error))?
         }
         None => {
             let settings = SelfCalibration {

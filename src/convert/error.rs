@@ -21,6 +21,14 @@ pub enum ConvertError {
     /// Calibration and statistics.
     #[error(transparent)]
     Calibration(#[from] crate::stats::StatsError),
+    /// A calibration text.
+    #[error("{}: {problem}", path.display())]
+    Text {
+        /// File.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A file of statistics.
     #[error("{}: {problem}", path.display())]
     Statistics {

@@ -65,7 +65,7 @@ impl CalibrationTokens {
         if stride < 2 || max_tokens < context || tokens.len() < 2 {
             return Err(StatsError::Calibration {
                 expected: "a text of 2 tokens or more, windows of 3 or more, and room for one window".into(),
-                found: format!("{} tokens, windows of {context}, room for {max_tokens}", tokens.len()),
+                found: format!("one of {}, windows of {context} and room for {max_tokens}", tokens.len()),
             });
         }
         let windows: Vec<&[u32]> = match tokens.len() < stride {
