@@ -1,5 +1,6 @@
 //! Outputs are looked at before any work: what would destroy an input, or could never be written, is refused.
 
+use crate::gguf;
 use anyhow::{bail, ensure, Context as _, Result};
 use std::path::{Path, PathBuf};
 
@@ -45,16 +46,28 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a whole file under a temporary name and renames it: readers see the old one or the new one.
+/// Writes a whole file under a temporary name and renames it: readers see the old one or the new one. An interrupt
+/// leaves nothing behind.
 pub(super) fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(path.file_name().unwrap_or_default());
     hidden.push(format!(".{}.partial", std::process::id()));
     let temporary: PathBuf = path.with_file_name(hidden);
-    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
+    write_by_way_of(&temporary, path, |temporary| std::fs::write(temporary, content))
+}
+
+fn write_by_way_of(
+    temporary: &Path,
+    path: &Path,
+    write: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<()> {
+    // Before it is there, so that it is known whenever it is there.
+    gguf::begin_unfinished(temporary);
+    let written = write(temporary).and_then(|()| std::fs::rename(temporary, path));
+    gguf::forget_unfinished(temporary);
     if written.is_err() {
         // It may never have been made.
-        let _ = std::fs::remove_file(&temporary);
+        let _ = std::fs::remove_file(temporary);
     }
     written.with_context(|| format!("{}: cannot write", path.display()))
 }
@@ -98,5 +111,20 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(write(&folder.path().join("none/x"), "").is_err());
+    }
+
+    #[test]
+    fn an_interrupt_would_remove_what_is_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (temporary, path) = (folder.path().join("temporary"), folder.path().join("x"));
+        write_by_way_of(&temporary, &path, |temporary| {
+            assert!(gguf::is_unfinished(temporary));
+            std::fs::write(temporary, "x")
+        })
+        .unwrap();
+        assert!(path.exists() && !gguf::is_unfinished(&temporary));
+        let failing = |_: &Path| Err(std::io::Error::other("full"));
+        assert!(write_by_way_of(&temporary, &path, failing).is_err());
+        assert!(!gguf::is_unfinished(&temporary));
     }
 }

@@ -93,7 +93,7 @@ impl GgufWriter {
         let header = encode_header(3, alignment, &metadata, &tensors, &vec![0; tensors.len()]);
         let temporary = temporary_path(&path)?;
         // Before it is there, so that it is known whenever it is there.
-        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(temporary.clone());
+        begin_unfinished(&temporary);
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|source| {
             forget_unfinished(&temporary);
             GgufError::Io { path: path.clone(), action: "create the file", source }
@@ -333,7 +333,19 @@ pub fn remove_unfinished() {
     }
 }
 
-fn forget_unfinished(path: &Path) {
+/// From now on [`remove_unfinished`] removes this temporary file.
+pub(crate) fn begin_unfinished(path: &Path) {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+}
+
+/// Whether [`remove_unfinished`] would remove this file.
+#[cfg(test)]
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|other| other == path)
+}
+
+/// The file has its final name, or is no more.
+pub(crate) fn forget_unfinished(path: &Path) {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != path);
 }
 
