@@ -207,6 +207,17 @@ fn sizes_are_met_from_below() {
         .failure()
         .stderr(predicate::str::contains("allow a larger size"));
     assert!(!bench.path("tiny.gguf").exists());
+    // It is said before any work, and the size that is named can be reached.
+    let refused = bench.convert("tiny.gguf", &["--size", "1kB", "--dry-run"]).failure();
+    let refused = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+    let least = refused.split(" bytes) is the least").next().unwrap().rsplit('(').next().unwrap();
+    let least: u64 = least.parse().unwrap();
+    assert!(least > 1000 && least < target, "{refused}");
+    bench.convert("least.gguf", &["--size", &(least * 21 / 20).to_string()]).success();
+    bench
+        .convert("tiny.gguf", &["--file-bpw", "0.1"])
+        .failure()
+        .stderr(predicate::str::contains("bits per weight is the least"));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::quantize::RateModel;
 
 /// Bits that embeddings get beyond the linear layers where no loss weights tell.
 const EMBEDDING_EXTRA_BITS: f64 = 1.5;
+/// Bits per weight to begin with where the target is one of the whole file.
+pub(super) const UNKNOWN_RATE: f64 = 3.0;
 /// Stored bits beyond the predicted class entropy: tables, scales, lane states, escapes.
 const EXPECTED_OVERHEAD: f64 = 0.03;
 /// Stored bits lost per octave of the step.
@@ -90,7 +92,7 @@ impl<'p> Allocation<'p> {
     pub(super) fn run(&self) -> Result<Allocated, ConvertError> {
         let start_bits = match self.target {
             Target::LinearBits(bits) => bits,
-            Target::FileBits(_) | Target::FileBytes(_) => 3.0,
+            Target::FileBits(_) | Target::FileBytes(_) => UNKNOWN_RATE,
         };
         let mut fixed = Vec::new();
         let mut free = Vec::new();
@@ -255,7 +257,7 @@ impl<'p> Allocation<'p> {
             if self.good_enough(stored, wanted) {
                 break;
             }
-            level = next_level(&history, wanted, SLOPE * counted);
+            level = next_level(&history, wanted, self.slope(free, &fixed, level, SLOPE * counted));
         }
         let Some((miss, parts)) = best else { return Ok(fixed) };
         if miss >= 1.0 {
@@ -269,16 +271,30 @@ impl<'p> Allocation<'p> {
         Ok(parts)
     }
 
+    /// All parts as the rate models predict them for a level.
+    fn predicted(&self, free: &[Free], fixed: &[Part], level: f64) -> Vec<Part> {
+        let made = free.iter().map(|item| {
+            let bits = item.model.bits(level * item.scale) + EXPECTED_OVERHEAD;
+            let bytes = (bits * item.tensor.weights() as f64 / 8.0) as u64;
+            Part { number: item.number, spooled: item.number, key: 0.0, bytes }
+        });
+        fixed.iter().copied().chain(made).collect()
+    }
+
+    /// Bits lost per octave at a level in octaves: `usual`, but where most columns have no bits left to lose what the rate
+    /// models say, without which the search would creep.
+    fn slope(&self, free: &[Free], fixed: &[Part], level: f64, usual: f64) -> f64 {
+        let bits = |level: f64| self.measure(&self.predicted(free, fixed, level.exp2())).0;
+        let slope = bits(level - 0.5) - bits(level + 0.5);
+        match slope < usual / 2.0 {
+            true => slope.max(usual / 100.0),
+            false => usual,
+        }
+    }
+
     /// The level at which the rate models predict the wanted bits.
     fn predicted_level(&self, free: &[Free], fixed: &[Part]) -> f64 {
-        let predicted = |level: f64| -> Vec<Part> {
-            let made = free.iter().map(|item| {
-                let bits = item.model.bits(level * item.scale) + EXPECTED_OVERHEAD;
-                let bytes = (bits * item.tensor.weights() as f64 / 8.0) as u64;
-                Part { number: item.number, spooled: item.number, key: 0.0, bytes }
-            });
-            fixed.iter().copied().chain(made).collect()
-        };
+        let predicted = |level: f64| self.predicted(free, fixed, level);
         let (mut low, mut high) = (-100.0f64, 100.0f64);
         for _ in 0..80 {
             let middle = (low + high) / 2.0;

@@ -4,7 +4,7 @@
 //! quantizes a small matrix now; they are good within a factor of two on a machine that is not busy otherwise. Memory
 //! is what the phases hold at the same time, an upper bound.
 
-use super::allocate::{given_rate, GIVEN_RATES, TRYING_RATES};
+use super::allocate::{given_rate, GIVEN_RATES, TRYING_RATES, UNKNOWN_RATE};
 use super::drift::{moment_bytes, DRIFT_TOKENS};
 use super::error::ConvertError;
 use super::geometry::geometry;
@@ -27,6 +27,8 @@ pub(super) const QUANTIZING: &str = "quantizing";
 
 /// Times that tensors without a rate of their own are quantized until the target is met, on average.
 const PASSES: f64 = 2.2;
+/// Bits per weight below which nothing of a tensor is left; the least that `--bpw` takes.
+const LEAST_BITS: f64 = 0.1;
 /// Bits per weight that no conversion exceeds.
 const MOST_BITS: f64 = 12.0;
 /// Bytes written per second.
@@ -153,6 +155,7 @@ impl Speed {
 /// Those of [`convert`](super::convert) that show before any work.
 pub fn predict(options: &Options, progress: &dyn Progress) -> Result<Prediction, ConvertError> {
     let prepared = Prepared::new(options, progress)?;
+    check_target(&prepared, options)?;
     let speed = Speed::measure()?;
     Ok(predict_prepared(&prepared, options, Some(speed)))
 }
@@ -160,6 +163,53 @@ pub fn predict(options: &Options, progress: &dyn Progress) -> Result<Prediction,
 /// Sizes alone, for the check of the disk.
 pub(super) fn predict_sizes(prepared: &Prepared, options: &Options) -> Prediction {
     predict_prepared(prepared, options, None)
+}
+
+/// Fails before any work if the file cannot be as small as asked for.
+pub(super) fn check_target(prepared: &Prepared, options: &Options) -> Result<(), ConvertError> {
+    let plan: Vec<&PlannedTensor> = prepared.plan.iter().collect();
+    let weights: u64 = plan.iter().map(|tensor| tensor.weights()).sum();
+    let (wanted, as_bits) = match options.target {
+        Target::LinearBits(_) => return Ok(()),
+        Target::FileBits(bits) => (bits * weights as f64 / 8.0, true),
+        Target::FileBytes(bytes) => (bytes as f64, false),
+    };
+    let loss_weights = options.loss_weights && will_have_row_weights(prepared, options);
+    let payload = |tensor: &&PlannedTensor| match tensor.action {
+        Action::Quantize { role, bits, .. } => {
+            let given = given_rate(role, bits, loss_weights, UNKNOWN_RATE);
+            given.unwrap_or(LEAST_BITS) * tensor.weights() as f64 / 8.0
+        }
+        _ => 0.0,
+    };
+    let (_, others) = sizes(&plan, options);
+    let header = header_bytes(&prepared.input, &plan);
+    let least = plan.iter().map(payload).sum::<f64>() + (others + header) as f64;
+    if wanted >= least {
+        return Ok(());
+    }
+    let (asked, possible) = match as_bits {
+        true => {
+            let bits = |bytes: f64| format!("{:.2} bits per weight", bytes * 8.0 / weights.max(1) as f64);
+            (bits(wanted), bits(least))
+        }
+        false => (format!("{wanted:.0} bytes"), format!("{:.1} MB ({least:.0} bytes)", least / 1e6)),
+    };
+    Err(ConvertError::Target(format!(
+        "a file of {asked} is too small for this model: about {possible} is the least, with {LEAST_BITS} bits per weight in \
+         all tensors whose rate is free, {:.1} MB in tensors that are not quantized and {:.1} MB of metadata; allow a larger \
+         size, or let more tensors be quantized or have fewer bits (--tensor, --embedding-bpw)",
+        others as f64 / 1e6,
+        header as f64 / 1e6
+    )))
+}
+
+/// Whether there will be statistics of what errors cost in the loss.
+fn will_have_row_weights(prepared: &Prepared, options: &Options) -> bool {
+    match options.calibration {
+        Calibration::Model | Calibration::Text(_) => prepared.network.is_some(),
+        _ => prepared.given.as_ref().is_some_and(|file| file.has_row_weights()),
+    }
 }
 
 fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>) -> Prediction {
@@ -181,8 +231,7 @@ fn predict_prepared(prepared: &Prepared, options: &Options, speed: Option<Speed>
         if let Some(network) = running {
             phases.extend(model_phases(network, options, &plan, speed));
         }
-        let weighted =
-            running.is_some() || prepared.given.as_ref().is_some_and(|file| file.has_row_weights());
+        let weighted = will_have_row_weights(prepared, options);
         let cost = Cost::new(&plan, options.method, full, speed);
         phases.extend(tensor_phases(&plan, options, options.loss_weights && weighted, &cost));
         let drift = prepared.network.as_deref().filter(|_| full && options.corrects_drift());

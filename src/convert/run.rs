@@ -9,7 +9,7 @@ use super::merge::{mark_part, measure};
 use super::options::{Calibration, Options, Target};
 use super::output::Output;
 use super::plan::{Action, PlannedTensor};
-use super::predict::{predict_sizes, QUANTIZING};
+use super::predict::{check_target, predict_sizes, QUANTIZING};
 use super::prepare::Prepared;
 use super::progress::Progress;
 use super::quantize_tensor::Quantizer;
@@ -109,6 +109,7 @@ impl TensorRecord {
 /// [`ConvertError`]; the output then does not exist (or is unchanged), and finished parts stay for `--resume`.
 pub fn convert(options: &Options, progress: &dyn Progress) -> Result<Outcome, ConvertError> {
     let mut prepared = Prepared::new(options, progress)?;
+    check_target(&prepared, options)?;
     predict_sizes(&prepared, options).check_disk(&options.output)?;
     let fingerprint = prepared.fingerprint(options)?;
     if let Some((path, steps)) = &options.steps {
@@ -153,6 +154,7 @@ pub fn plan_steps(
     progress: &dyn Progress,
 ) -> Result<Steps, ConvertError> {
     let mut prepared = Prepared::new(options, progress)?;
+    check_target(&prepared, options)?;
     let fingerprint = prepared.fingerprint(options)?;
     let spool = Spool::open(&options.output, &fingerprint, options.resume)?;
     let statistics = prepared.statistics(options, &spool.path("statistics.gguf"), progress)?;
