@@ -133,8 +133,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         }
     };
     say(&format!(
-        "{} windows of {} tokens of {}",
-        windows.sequences.len(),
+        "{} of {} tokens of {}",
+        units::counted(windows.sequences.len(), "window"),
         arguments.ctx,
         arguments.text.display()
     ));
@@ -258,8 +258,8 @@ fn draw(path: &Path, entries: &[Entry], text: &str, windows: &Windows) -> Result
         }
         all
     };
-    let note =
-        format!("{text}, {} windows of {} tokens", windows.sequences.len(), windows.sequences[0].len());
+    let count = units::counted(windows.sequences.len(), "window");
+    let note = format!("{text}, {count} of {} tokens", windows.sequences[0].len());
     let kl = Plot {
         title: format!("KL divergence over file size ({note})"),
         x: "file size in MB".into(),

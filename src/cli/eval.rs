@@ -1,7 +1,7 @@
 //! `wsic eval`: perplexity, and KL divergence from a reference model.
 
 use super::settings::{parse_count, parse_tokens};
-use super::{output, retag, Context};
+use super::{output, retag, units, Context};
 use crate::import::{self, Input};
 use crate::model::eval::{divergence, perplexity, Divergence, Estimate, Perplexity, Windows};
 use crate::model::{Model, TensorSource, Tokenizer};
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
                 arguments.ctx
             );
         }
-        eprintln!("{} windows of {} tokens", windows.sequences.len(), arguments.ctx);
+        eprintln!("{} of {} tokens", units::counted(windows.sequences.len(), "window"), arguments.ctx);
     }
     let (own, against): (Perplexity, Option<Divergence>) = match &arguments.reference {
         None => (perplexity(&model, &windows)?, None),

@@ -112,15 +112,15 @@ pub fn main() -> ExitCode {
     interrupt::watch();
     let threads = arguments.threads.unwrap_or(0);
     if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
-        eprintln!("error: cannot start {threads} threads: {error}");
+        eprintln!("error: cannot start {}: {error}", units::counted(threads, "thread"));
         return ExitCode::FAILURE;
     }
     let context = Context { quiet: arguments.quiet, verbose: arguments.verbose, threads: arguments.threads };
     if context.verbose {
         eprintln!(
-            "wsic {}, {} threads, {}",
+            "wsic {}, {}, {}",
             env!("CARGO_PKG_VERSION"),
-            rayon::current_num_threads(),
+            units::counted(rayon::current_num_threads(), "thread"),
             crate::kernels::Isa::selected()
         );
     }

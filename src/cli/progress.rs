@@ -84,7 +84,7 @@ fn summary(phases: impl Iterator<Item = (&'static str, Duration)>) -> String {
         let spent = units::seconds(*spent);
         match times {
             1 => format!("{name} {spent}"),
-            _ => format!("{name} {times} times {spent}"),
+            _ => format!("{name} ({times} times) {spent}"),
         }
     };
     sums.iter().map(text).collect::<Vec<_>>().join(", ")
@@ -130,6 +130,6 @@ mod tests {
     fn phases_that_come_again_are_summed() {
         let phases = [("planning", 1), ("trying rates", 20), ("trying rates", 30), ("writing", 2)];
         let phases = phases.into_iter().map(|(name, seconds)| (name, Duration::from_secs(seconds)));
-        assert_eq!(summary(phases), "planning 1.0 s, trying rates 2 times 50.0 s, writing 2.0 s");
+        assert_eq!(summary(phases), "planning 1.0 s, trying rates (2 times) 50.0 s, writing 2.0 s");
     }
 }

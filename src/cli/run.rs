@@ -115,8 +115,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let made_for = model.model().hyperparameters().context;
     ensure!(
         prompt.len() <= made_for,
-        "the prompt has {} tokens, and {} was made for a context of {made_for}: shorten it",
-        prompt.len(),
+        "the prompt has {}, and {} was made for a context of {made_for}: shorten it",
+        units::counted(prompt.len(), "token"),
         name()
     );
     let room = prompt.len().saturating_add(arguments.tokens).min(made_for);
@@ -168,10 +168,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             _ => "",
         };
         eprintln!(
-            "prompt {} tokens, {:.1} tokens/s; generated {} tokens, {:.1} tokens/s{end}",
-            generation.prompt_tokens,
+            "prompt {}, {:.1} tokens/s; generated {}, {:.1} tokens/s{end}",
+            units::counted(generation.prompt_tokens, "token"),
             generation.prompt_speed(),
-            generation.tokens.len(),
+            units::counted(generation.tokens.len(), "token"),
             generation.speed(),
         );
     }

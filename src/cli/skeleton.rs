@@ -70,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments, _context: &Context) -> Result<()> {
     });
     output::print(arguments.json, &value, || {
         let (stored, size) = (units::bytes(stored), units::bytes(size));
-        format!("{path}: {stored} of plain tensors, {coded} tensors without data, length {size}")
+        let coded = units::counted(coded, "tensor");
+        format!("{path}: {stored} of plain tensors, {coded} without data, length {size}")
     })
 }

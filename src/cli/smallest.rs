@@ -1,7 +1,7 @@
 //! `wsic convert --kld`: the smallest file whose predictions stay close enough to the model's.
 
 use super::progress::Bars;
-use super::{eval, Context};
+use super::{eval, units, Context};
 use crate::convert::options::{Calibration, Options, Target};
 use crate::convert::{calibrate, convert, Outcome, CALIBRATION_CONTEXT};
 use crate::model::eval::{Reference, Windows};
@@ -141,9 +141,9 @@ fn held_out(model: &Arc<Model>, options: &Options, text: Option<&Path>) -> Resul
             let left = CalibrationTokens::held_out(&tokenizer, &text, CALIBRATION_CONTEXT, tokens, WINDOWS)?;
             ensure!(
                 left.len() >= FEWEST_WINDOWS,
-                "{name}: calibration leaves {} windows of {CALIBRATION_CONTEXT} tokens to measure on, {FEWEST_WINDOWS} are \
+                "{name}: calibration leaves {} of {CALIBRATION_CONTEXT} tokens to measure on, {FEWEST_WINDOWS} are \
                  needed: give another text with --kld-text, or a smaller --calibration-tokens",
-                left.len()
+                units::counted(left.len(), "window")
             );
             left
         }

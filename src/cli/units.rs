@@ -24,6 +24,13 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 window`, `2 windows`.
+pub(crate) fn counted(number: impl std::fmt::Display, thing: &str) -> String {
+    let number = number.to_string();
+    let ending = if number == "1" { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
 /// A duration: `41 s`, `3 min 05 s`.
 pub(crate) fn seconds(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs();
@@ -86,6 +93,8 @@ mod tests {
         }
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(count(999), "999");
+        assert_eq!(counted(1, "window"), "1 window");
+        assert_eq!((counted(0, "window"), counted(21, "window")), ("0 windows".into(), "21 windows".into()));
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(50_000_000), "50.00 MB");
         assert_eq!(seconds(std::time::Duration::from_secs(125)), "2 min 05 s");

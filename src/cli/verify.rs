@@ -76,18 +76,19 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         if arguments.json {
             output::print(true, &report, String::new)?;
         }
-        bail!("{}: {} tensors are damaged", report.model, report.damage.len());
+        let tensors = units::counted(report.damage.len(), "damaged tensor");
+        bail!("{}: {tensors}", report.model);
     }
     for file in model.files() {
         check_gaps(file).with_context(|| file.path().display().to_string())?;
     }
     output::print(arguments.json, &report, || {
         format!(
-            "{}: {} WSIC tensors ({}) decode with correct checksums; {} other tensors are present, which have no checksums",
+            "{}: {} ({}) decoded with correct checksums; {} without checksums present",
             report.model,
-            report.wsic_tensors,
+            units::counted(report.wsic_tensors, "WSIC tensor"),
             units::bytes(report.wsic_bytes),
-            report.other_tensors
+            units::counted(report.other_tensors, "other tensor")
         )
     })
 }

@@ -108,7 +108,7 @@ pub fn merge(
     let part = |problem: String| ConvertError::Part { path: first.path().to_owned(), problem };
     if let Some(name) = missing.first() {
         return Err(part(format!(
-            "and the other parts lack {} tensors of the model, '{name}' for one: make parts with them, and give all parts",
+            "and the other parts lack {} of the model's tensors, '{name}' for one: make parts with them, and give all parts",
             missing.len()
         )));
     }

@@ -73,7 +73,7 @@ pub(super) fn write_substitutes(
             unknown.retain(|name| name.starts_with("blk."));
             if let Some(first) = unknown.first() {
                 progress.warn(&format!(
-                    "the importance matrix does not know {} tensors, '{first}' for one: all their inputs count alike",
+                    "the importance matrix does not know {} of the tensors, '{first}' for one: all their inputs count alike",
                     unknown.len()
                 ));
             }

@@ -94,7 +94,8 @@ fn sizes(report: &Report) -> String {
         .iter()
         .map(|(ty, (bytes, weights, count))| {
             let bits = per_weight(*bytes, *weights);
-            let name = format!("{ty}: {count} tensors, {}, {bits:.3} bits/weight", units::bytes(*bytes));
+            let count = units::counted(count, "tensor");
+            let name = format!("{ty}: {count}, {}, {bits:.3} bits/weight", units::bytes(*bytes));
             (name, *bytes as f64)
         })
         .collect();

@@ -61,8 +61,8 @@ pub(super) fn print(report: &Report, bars: bool, out: &mut impl Write) -> Result
     if totals.wsic_tensors > 0 {
         writeln!(
             out,
-            "{} WSIC tensors: {} weights in {}, {:.4} bits/weight with all side information",
-            totals.wsic_tensors,
+            "{}: {} weights in {}, {:.4} bits/weight with all side information",
+            units::counted(totals.wsic_tensors, "WSIC tensor"),
             totals.wsic_weights,
             units::bytes(totals.wsic_bytes),
             totals.wsic_bits_per_weight
