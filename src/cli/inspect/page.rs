@@ -14,7 +14,7 @@ const POINTS: usize = 201;
 const STYLE: &str = "body{font:15px/1.45 sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222;background:#fff}\
 h1{font-size:1.5em;overflow-wrap:anywhere}h2{font-size:1.15em;margin:2em 0 .4em}p{margin:.4em 0 .8em;color:#444}\
 table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd;\
-white-space:nowrap}td:first-child,th:first-child{text-align:left}.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere}\
+white-space:nowrap}td:first-child,th:first-child{text-align:left}.facts td{text-align:left;white-space:normal}.facts td+td{overflow-wrap:anywhere}\
 .wide{overflow-x:auto}svg{max-width:100%;height:auto}@media(max-width:45em){svg.chart{min-width:42em}}svg.bar{width:100px;height:8px}\
 dl{display:flex;flex-wrap:wrap;gap:.6em 2.2em;margin:1em 0}dt{font-size:12px;color:#555}dd{margin:0;font-size:1.25em}";
 
