@@ -4,6 +4,7 @@ use super::progress::Bars;
 use super::{eval, units, Context};
 use crate::convert::options::{Calibration, Options, Target};
 use crate::convert::{calibrate, convert, Outcome, CALIBRATION_CONTEXT};
+use crate::gguf;
 use crate::model::eval::{Reference, Windows};
 use crate::model::{Model, Tokenizer};
 use crate::stats::{CalibrationTokens, SelfCalibration};
@@ -27,14 +28,22 @@ const LEAST_RISE: f64 = 0.05;
 const FIRST_RATE: f64 = 2.75;
 const RATES: std::ops::RangeInclusive<f64> = 0.5..=8.0;
 
-/// Files that are removed however the search ends.
+/// Files that are removed however the search ends, by an interrupt too.
 struct Leftovers(Vec<PathBuf>);
+
+impl Leftovers {
+    fn new(paths: &[&PathBuf]) -> Self {
+        paths.iter().for_each(|path| gguf::begin_unfinished(path));
+        Self(paths.iter().map(|&path| path.clone()).collect())
+    }
+}
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
         for path in &self.0 {
             // Those that were renamed or never written are not there.
             let _ = std::fs::remove_file(path);
+            gguf::forget_unfinished(path);
         }
     }
 }
@@ -63,7 +72,7 @@ pub(super) fn run(options: &Options, wanted: f64, text: Option<&Path>, context: 
     let mut options = options.clone();
     let output = options.output.clone();
     let (trial, kept, statistics) = (beside(".trial"), beside(".kept"), beside(".statistics"));
-    let _leftovers = Leftovers(vec![trial.clone(), kept.clone(), statistics.clone()]);
+    let _leftovers = Leftovers::new(&[&trial, &kept, &statistics]);
     if !matches!(options.calibration, Calibration::Statistics(_)) {
         options.output.clone_from(&statistics);
         calibrate(&options, &listener)?;

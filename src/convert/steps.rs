@@ -5,10 +5,11 @@
 
 use super::error::ConvertError;
 use super::identity::{difference, hexadecimal};
+use crate::gguf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "wsic-steps";
 const VERSION: u32 = 1;
@@ -94,8 +95,12 @@ impl Steps {
         let text = serde_json::to_string_pretty(&document).map_err(|error| io(error.into()))?;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
-        std::fs::write(&temporary, text + "\n").map_err(io)?;
-        std::fs::rename(&temporary, path).map_err(io)
+        let temporary = PathBuf::from(temporary);
+        gguf::begin_unfinished(&temporary);
+        let written =
+            std::fs::write(&temporary, text + "\n").and_then(|()| std::fs::rename(&temporary, path));
+        gguf::forget_unfinished(&temporary);
+        written.map_err(io)
     }
 
     /// Fails unless the steps are those of a conversion with this fingerprint.

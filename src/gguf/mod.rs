@@ -44,7 +44,8 @@ pub use split::{
 pub use tensor::{payload_len, TensorInfo, PAYLOAD_LENGTH_OFFSET, PAYLOAD_MAGIC, PAYLOAD_PREFIX};
 pub use types::{Block, GgmlType, WSIC_TYPE_ID};
 pub use value::{Array, Value, ValueType};
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 pub(crate) use write::is_unfinished;
+#[cfg(feature = "convert")]
 pub(crate) use write::{begin_unfinished, forget_unfinished};
 pub use write::{remove_unfinished, GgufWriter, TensorSpec};

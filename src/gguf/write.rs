@@ -339,7 +339,7 @@ pub(crate) fn begin_unfinished(path: &Path) {
 }
 
 /// Whether [`remove_unfinished`] would remove this file.
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 pub(crate) fn is_unfinished(path: &Path) -> bool {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|other| other == path)
 }
