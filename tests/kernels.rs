@@ -460,7 +460,6 @@ fn integers_and_weights_are_those_of_the_definition() {
             plan.dequantize_rows(last..last + 1, got, scratch.as_bytes()).unwrap();
             assert!(bits(got) == bits(&weights[rows_of_last.start * columns..]), "{isa} {recipe:?}");
             let mut got = vec![f32::NAN; wanted.len() * columns];
-            let mut scratch = Scratch::with_bytes(plan.get_rows_scratch());
             plan.get_rows(&wanted, &mut got, scratch.as_bytes()).unwrap();
             for (row, got) in wanted.iter().zip(got.chunks(columns)) {
                 let row = *row as usize;

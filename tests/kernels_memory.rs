@@ -94,7 +94,7 @@ fn outcome(matrix: &Matrix<'_>, isa: Isa, guard: Guard) -> Outcome {
     outcome.push(done.map(|()| bits(weights.get())));
     let mut wanted = Guarded::new(&[rows as u32 - 1, 0, 0], guard);
     let mut weights = floats(3 * columns);
-    let done = plan.get_rows(wanted.get(), weights.get(), scratch(plan.get_rows_scratch()).get());
+    let done = plan.get_rows(wanted.get(), weights.get(), memory.get());
     outcome.push(done.map(|()| bits(weights.get())));
     outcome
 }

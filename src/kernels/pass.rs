@@ -35,11 +35,7 @@ impl PreparedMatrix<'_> {
 
     /// Scratch bytes of [`Self::decode_groups`].
     pub(super) fn decode_groups_scratch(&self, rounding: Rounding) -> usize {
-        self.scratch_of_tiles(self.most_tiles(), rounding)
-    }
-
-    /// The same for `tiles` tiles.
-    pub(super) fn scratch_of_tiles(&self, tiles: usize, rounding: Rounding) -> usize {
+        let tiles = self.most_tiles();
         bytes_for::<u8>(tiles * self.group_bytes(rounding))
             + tiles * bytes_for::<u8>(tail_bytes(self.most_steps()))
     }

@@ -142,19 +142,10 @@ impl PreparedMatrix<'_> {
         self.class_of_chunk(chunk).map_or(0, |class| class.offset)
     }
 
-    /// Scratch bytes that [`Self::dequantize_rows`] needs.
+    /// Scratch bytes that [`Self::dequantize_rows`] and [`Self::get_rows`] need.
     pub fn dequantize_scratch(&self) -> usize {
-        self.weights_scratch(self.row_tiles())
-    }
-
-    /// Scratch bytes that [`Self::get_rows`] needs, which takes one tile after the other.
-    pub fn get_rows_scratch(&self) -> usize {
-        self.weights_scratch(1)
-    }
-
-    fn weights_scratch(&self, tiles: usize) -> usize {
-        let rows = tiles * self.geometry().rows_per_tile();
-        self.scratch_of_tiles(tiles, ROWS_BY)
+        let rows = self.row_tiles() * self.geometry().rows_per_tile();
+        self.decode_groups_scratch(ROWS_BY)
             + bytes_for::<u8>(rows * self.matrix.stream_length())
             + bytes_for::<f32>(rows * self.extra.len())
             + bytes_for::<u32>(rows)
@@ -234,7 +225,7 @@ impl PreparedMatrix<'_> {
         let height = self.geometry().rows_per_tile();
         let first_row = tiles.start * height;
         let present = self.rows_of(tiles.clone()).len();
-        let mut carver = Carver::new(scratch, self.weights_scratch(tiles.len()))?;
+        let mut carver = Carver::new(scratch, self.dequantize_scratch())?;
         let values = carver.take::<u8>(present * width);
         let extras = carver.take::<f32>(present * extra.len());
         // One more than the first output row that shows this row, 0 if none does.

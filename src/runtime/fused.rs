@@ -143,7 +143,7 @@ impl FusedMatrix {
     /// Floats of rows given by number.
     fn rows_by_number(&self, rows: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
         let matrix = self.matrix();
-        with_scratch(matrix.get_rows_scratch(), |scratch| matrix.get_rows(rows, out, scratch))
+        with_scratch(matrix.dequantize_scratch(), |scratch| matrix.get_rows(rows, out, scratch))
             .map_err(|error| self.error(error))
     }
 }
