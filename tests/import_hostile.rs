@@ -140,7 +140,9 @@ fn absurd_numbers_of_the_configuration() {
         ("num_attention_heads", json!(0), "integer from 1"),
         ("num_key_value_heads", json!(3), "divisor of the 2 heads"),
         ("head_dim", json!(3), "even"),
-        ("head_dim", json!(4_194_304), "shape"),
+        ("head_dim", json!(65_536), "shape"),
+        ("head_dim", json!(65_538), "head_dim"),
+        ("head_dim", json!(4_194_304), "at most 65536 elements"),
         ("max_position_embeddings", json!(1u64 << 33), "2^32-1"),
         ("rms_norm_eps", json!(0), "positive"),
         ("rms_norm_eps", json!([]), "positive"),
@@ -161,6 +163,10 @@ fn absurd_numbers_of_the_configuration() {
         let message = recipe.open().1.expect_err("must be refused").to_string();
         assert!(message.contains(word), "{key} = {value}: `{word}` missing in: {message}");
     }
+    let mut recipe = llama("F32");
+    recipe.config["head_dim"] = json!(null);
+    recipe.config["hidden_size"] = json!(4_194_304);
+    recipe.refused(&["num_attention_heads", "at most 65536 elements"]);
     let mut recipe = llama("F32");
     recipe.config = json!([1]);
     recipe.refused(&["config.json", "JSON object"]);

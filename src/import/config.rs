@@ -179,6 +179,9 @@ pub(crate) struct Defaults {
     pub epsilon: f64,
 }
 
+/// A hundred times what models have. Factors of rotations are computed from this number alone, so it bounds memory.
+const MOST_HEAD_WIDTH: u64 = 1 << 16;
+
 impl Sizes {
     /// Reads the usual keys.
     pub fn read(config: &Config, defaults: &Defaults) -> Result<Self, ImportError> {
@@ -202,6 +205,10 @@ impl Sizes {
         };
         if !head_width.is_multiple_of(2) {
             return Err(config.wrong("head_dim", "an even number: pairs of elements are rotated"));
+        }
+        if head_width > MOST_HEAD_WIDTH {
+            let key = if config.get("head_dim").is_some() { "head_dim" } else { "num_attention_heads" };
+            return Err(config.wrong(key, format!("heads of at most {MOST_HEAD_WIDTH} elements")));
         }
         let vocabulary = config.count_up_to("vocab_size", limits.max_vocabulary)?;
         let vocabulary = vocabulary.ok_or_else(|| config.wrong("vocab_size", "a positive integer"))?;
