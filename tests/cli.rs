@@ -455,14 +455,15 @@ fn outputs_never_replace_what_is_read() {
     assert!(before == after);
 }
 
-/// Sends a signal to a command once it has begun a file; `before` is what the command's process does with such a signal
-/// when it begins. The signal that ended it, and what it said.
+/// Sends a signal to a command once it has begun the folder of a conversion, or without one a file; `before` is what the
+/// command's process does with such a signal when it begins. The signal that ended it, and what it said.
 #[cfg(unix)]
 fn interrupted(
     bench: &Bench,
     signal: i32,
     before: libc::sighandler_t,
     arguments: &[&str],
+    folder: Option<&str>,
 ) -> (Option<i32>, String) {
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wsic"));
@@ -476,9 +477,9 @@ fn interrupted(
     }
     let child = command.spawn().unwrap();
     // A conversion's folder is of use once it has a fingerprint; other commands begin a hidden file.
-    let begun = || {
-        let folder = bench.path("x.gguf.partial").join("fingerprint.txt");
-        folder.exists() || bench.files().iter().any(|name| name.starts_with('.') && name.contains(".partial"))
+    let begun = || match folder {
+        Some(folder) => bench.path(folder).join("fingerprint.txt").exists(),
+        None => bench.files().iter().any(|name| name.starts_with('.') && name.contains(".partial")),
     };
     let start = std::time::Instant::now();
     while !begun() && start.elapsed().as_secs() < 60 {
@@ -496,19 +497,27 @@ fn signals_leave_no_half_files_and_say_how_to_go_on() {
     let bench = Bench::new(TINY);
     let convert = ["convert", "model.gguf", "-o", "x.gguf", "--bpw", "3", "--calibration", "text.txt"];
     let calibrate = ["calibrate", "model.gguf", "-o", "s.gguf", "--calibration", "text.txt"];
+    let part = Some("x.gguf.partial");
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &convert);
+        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &convert, part);
         assert_eq!(ended_by, Some(signal), "{said}");
         assert!(said.contains("--resume") && bench.path("x.gguf.partial").is_dir(), "{said}");
         bench.wsic(&convert).success().stderr(predicate::str::contains("is dropped"));
         std::fs::remove_file(bench.path("x.gguf")).unwrap();
 
-        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &calibrate);
+        let (ended_by, said) = interrupted(&bench, signal, libc::SIG_DFL, &calibrate, None);
         // It may have ended before.
         assert!(ended_by == Some(signal) || bench.path("s.gguf").exists(), "{said}");
         assert!(bench.files().iter().all(|name| !name.contains(".partial")), "{:?}", bench.files());
         let _ = std::fs::remove_file(bench.path("s.gguf"));
     }
+    // A search for a divergence is not resumed.
+    let files = bench.files();
+    let search = ["convert", "model.gguf", "-o", "x.gguf", "--kld", "0.01", "--kld-text", "text.txt"];
+    let (ended_by, said) =
+        interrupted(&bench, libc::SIGINT, libc::SIG_DFL, &search, Some("x.gguf.trial.partial"));
+    assert_eq!(ended_by, Some(libc::SIGINT), "{said}");
+    assert_eq!(bench.files(), files, "{said}");
     bench
         .wsic(&[&convert[..], &["--resume"]].concat())
         .success()
@@ -516,7 +525,7 @@ fn signals_leave_no_half_files_and_say_how_to_go_on() {
     // A script's job in the background is begun with the signal ignored, and goes on.
     if cfg!(target_os = "linux") {
         std::fs::remove_file(bench.path("x.gguf")).unwrap();
-        let (ended_by, said) = interrupted(&bench, libc::SIGINT, libc::SIG_IGN, &convert);
+        let (ended_by, said) = interrupted(&bench, libc::SIGINT, libc::SIG_IGN, &convert, part);
         assert!(ended_by.is_none() && bench.path("x.gguf").exists(), "{said}");
     }
 }

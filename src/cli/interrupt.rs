@@ -1,14 +1,29 @@
 //! What an interrupted command leaves: no half files, and a word on how to go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The output of a conversion whose finished parts are kept.
 static CONVERSION: Mutex<Option<PathBuf>> = Mutex::new(None);
 
+/// Folders that nobody goes on with.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// From now on a conversion to this file is under way.
-pub(super) fn conversion(output: &std::path::Path) {
+pub(super) fn conversion(output: &Path) {
     *CONVERSION.lock().unwrap_or_else(PoisonError::into_inner) = Some(output.to_owned());
+}
+
+/// From now on an interrupt removes this folder.
+pub(super) fn begin_folder(path: &Path) {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+}
+
+/// Removes the folder, which need not be there.
+pub(super) fn remove_folder(path: &Path) {
+    let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    folders.retain(|other| other != path);
+    let _ = std::fs::remove_dir_all(path);
 }
 
 /// Waits for signals on a thread of its own. The process then ends as it would have without this.
@@ -23,6 +38,10 @@ pub(super) fn watch() {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             crate::gguf::remove_unfinished();
+            for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                // Nobody is left to tell if this fails.
+                let _ = std::fs::remove_dir_all(folder);
+            }
             let conversion = CONVERSION.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(output) = conversion.as_ref().filter(|output| crate::convert::is_interrupted(output))
             {

@@ -1,9 +1,9 @@
 //! `wsic convert --kld`: the smallest file whose predictions stay close enough to the model's.
 
 use super::progress::Bars;
-use super::{eval, units, Context};
+use super::{eval, interrupt, units, Context};
 use crate::convert::options::{Calibration, Options, Target};
-use crate::convert::{calibrate, convert, Outcome, CALIBRATION_CONTEXT};
+use crate::convert::{calibrate, convert, partial_folder, Outcome, CALIBRATION_CONTEXT};
 use crate::gguf;
 use crate::model::eval::{Reference, Windows};
 use crate::model::{Model, Tokenizer};
@@ -28,12 +28,16 @@ const LEAST_RISE: f64 = 0.05;
 const FIRST_RATE: f64 = 2.75;
 const RATES: std::ops::RangeInclusive<f64> = 0.5..=8.0;
 
-/// Files that are removed however the search ends, by an interrupt too.
+/// Files that are removed however the search ends, by an interrupt too, each with the folder of its finished parts: no
+/// search is resumed.
 struct Leftovers(Vec<PathBuf>);
 
 impl Leftovers {
     fn new(paths: &[&PathBuf]) -> Self {
-        paths.iter().for_each(|path| gguf::begin_unfinished(path));
+        for path in paths {
+            gguf::begin_unfinished(path);
+            interrupt::begin_folder(&partial_folder(path));
+        }
         Self(paths.iter().map(|&path| path.clone()).collect())
     }
 }
@@ -44,6 +48,7 @@ impl Drop for Leftovers {
             // Those that were renamed or never written are not there.
             let _ = std::fs::remove_file(path);
             gguf::forget_unfinished(path);
+            interrupt::remove_folder(&partial_folder(path));
         }
     }
 }
