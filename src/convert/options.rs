@@ -149,10 +149,6 @@ pub enum Prefer {
 }
 
 impl Prefer {
-    /// Names on the command line.
-    pub const NAMES: [(&'static str, Self); 3] =
-        [("size", Self::Size), ("balance", Self::Balance), ("speed", Self::Speed)];
-
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -176,8 +172,8 @@ impl std::str::FromStr for Prefer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
-        found.map(|(_, prefer)| prefer).ok_or_else(|| format!("'{text}': expected size, balance or speed"))
+        let found = [Self::Size, Self::Balance, Self::Speed].into_iter().find(|prefer| prefer.name() == text);
+        found.ok_or_else(|| format!("'{text}': expected size, balance or speed"))
     }
 }
 

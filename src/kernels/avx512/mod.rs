@@ -20,19 +20,21 @@ mod ordered;
 mod pairs;
 mod product;
 mod table;
+mod target;
 
 pub(super) use escapes::add_escapes;
 pub(super) use flush::{flush, to_integers};
 pub(super) use product::{multiply, rearrange};
 pub(super) use table::Avx512Table;
 
-use super::activations::{lanes_of_term, MOST_TERMS};
+use super::activations::lanes_of_term;
 use super::dispatch::{self, Dot};
 use super::group::Group;
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
 use std::arch::x86_64::*;
 use table::{Bytes64, Lookup, HIGH_OF_BOTH, LOW_OF_BOTH};
+use target::{starts_of, Source, Target};
 
 /// Most tiles decoded in turn.
 pub(super) const INTERLEAVE: usize = 6;
@@ -47,20 +49,6 @@ const EVEN: __mmask64 = 0x5555_5555_5555_5555;
 
 /// How far ahead of the decoder the stream is fetched.
 const PREFETCH: usize = 1024;
-
-/// Where accumulators are or decoded values go: 64 bytes for each step.
-#[derive(Clone, Copy)]
-struct Target {
-    base: *mut u8,
-    /// Bytes from one tile to the next.
-    tile_stride: usize,
-    /// Bytes from one chunk to the next: none for accumulators.
-    chunk_stride: usize,
-    /// Bytes from the accumulators of one term to those of the next.
-    term_stride: usize,
-    /// What the accumulators of each row of even and odd steps begin with, by term, if not with what they hold.
-    start: Option<[[i32; 2]; MOST_TERMS]>,
-}
 
 /// What the loops take.
 struct Work<'w, 's> {
@@ -210,7 +198,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
     let runs = [load(&table.runs[0]), load(&table.runs[1])];
-    let starts = [load(&table.starts[0]), load(&table.starts[1])];
+    let run_starts = [load(&table.starts[0]), load(&table.starts[1])];
     let frequency = [load(&table.frequency[0]), load(&table.frequency[1])];
     let rank_base = [load(&table.rank_base[0]), load(&table.rank_base[1])];
     let value = [load(&table.value[0]), load(&table.value[1])];
@@ -221,8 +209,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
     let raw_bits = if GENERAL { class.raw_bits } else { 0 };
     let width = class.width;
-    // The same for even and odd steps: these loops know no halves.
-    let start_values = target.start.map(|start| start.map(|[start, _]| start_values(start, width)));
+    let starts = starts_of(&target, width);
 
     let (mut high, mut low) = ([zero; N], [zero; N]);
     for k in 0..N {
@@ -242,11 +229,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
         }
         let mut at = start;
         let mut out = target.base.add(chunk * target.chunk_stride);
-        // Where the accumulators of the first step, tile and term come from; the next tile's, term's and step's.
-        let (mut from, from_tile, from_term, from_step) = match &start_values {
-            Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 64, 0),
-            _ => (out.cast_const(), target.tile_stride, target.term_stride, 64),
-        };
+        let mut source = Source::new(&target, out, starts.as_ref().filter(|_| chunk == 0));
         let [mut now, mut then] = transitions;
         for _ in 0..steps {
             let mut run = [zero; N];
@@ -270,7 +253,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             } else {
                 for k in 0..N {
                     let before = _mm512_and_si512(
-                        look_up(run[k], &starts),
+                        look_up(run[k], &run_starts),
                         _mm512_permutexvar_epi8(low[k], up_to_slot),
                     );
                     let first = look_up(run[k], &runs);
@@ -291,7 +274,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
                 trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, now);
                 let slot = out.add(k * target.tile_stride);
                 for term in 0..TERMS {
-                    let sum = _mm512_load_si512(from.add(k * from_tile + term * from_term).cast());
+                    let sum = _mm512_load_si512(source.of(k, term).cast());
                     let sum = _mm512_dpbusd_epi32(sum, u, x[term]);
                     _mm512_store_si512(slot.add(term * target.term_stride).cast(), sum);
                 }
@@ -308,7 +291,7 @@ unsafe fn run<const N: usize, const LOOKUP: u8, const GENERAL: bool, const TERMS
             }
             advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.add(64);
-            from = from.wrapping_add(from_step);
+            source = source.next();
             (now, then) = (then, now);
         }
         for k in 0..N {
@@ -402,15 +385,6 @@ fn operands<const TERMS: usize>(of_chunk: &[i8]) -> [__m512i; TERMS] {
             }
         }
     })
-}
-
-/// Accumulators of one step with `start` in the first one of each row.
-fn start_values(start: i32, columns_per_chunk: usize) -> Bytes64 {
-    let mut values = Bytes64::ZERO;
-    for row in values.0.chunks_exact_mut(columns_per_chunk) {
-        row[..4].copy_from_slice(&start.to_le_bytes());
-    }
-    values
 }
 
 /// [`Group::quantize`] with wide registers.

@@ -5,7 +5,7 @@
 //! (frequency, rank, two values) have 128 entries each. 30 vector instructions for 128 integers, where single tables
 //! take 25 for 64.
 
-use super::{advance, load, look_up, operands, start_values, Work, INDEX_BIT};
+use super::{advance, load, look_up, operands, starts_of, Source, Work, INDEX_BIT};
 use crate::kernels::stream::TileState;
 use std::arch::x86_64::*;
 
@@ -19,7 +19,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
     let Ok(states): Result<&mut [TileState<'_>; N], _> = states.try_into() else { return };
     let zero = _mm512_setzero_si512();
     let both = |tables: &[_; 2]| [load(&tables[0]), load(&tables[1])];
-    let (runs, starts) = (both(&table.runs), both(&table.starts));
+    let (runs, run_starts) = (both(&table.runs), both(&table.starts));
     let (frequency, rank_base) = (both(&table.frequency), both(&table.rank_base));
     let (first_value, second_value) = (both(&table.value), both(&table.second));
     let transitions = load(&table.transitions[1]);
@@ -28,8 +28,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
     // Byte j: bits 0..=j of an aligned group of 4 slots; the low six bits of a slot address it.
     let up_to_slot = _mm512_set1_epi32(0x0F07_0301);
     let width = class.width;
-    // The same for even and odd steps: this loop knows no halves.
-    let start_values = target.start.map(|start| start.map(|[start, _]| start_values(start, width)));
+    let starts = starts_of(&target, width);
 
     let (mut high, mut low) = ([zero; N], [zero; N]);
     for k in 0..N {
@@ -45,11 +44,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
         }
         let mut at = start;
         let mut out = target.base.add(chunk * target.chunk_stride);
-        // Where the accumulators of the first step, tile and term come from; the next tile's, term's and step's.
-        let (mut from, from_tile, from_term, from_step) = match &start_values {
-            Some(values) if chunk == 0 => (values.as_ptr().cast(), 0, 64, 0),
-            _ => (out.cast_const(), target.tile_stride, target.term_stride, 64),
-        };
+        let mut source = Source::new(&target, out, starts.as_ref().filter(|_| chunk == 0));
         for pair in 0..steps.div_ceil(2) {
             // The last pair has no second step if their number is odd.
             let whole = 2 * pair + 1 < steps;
@@ -60,8 +55,10 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
                 run[k] = _mm512_ternarylogic_epi32::<0xE4>(slot, trellis[k], group_bits);
             }
             for k in 0..N {
-                let before =
-                    _mm512_and_si512(look_up(run[k], &starts), _mm512_permutexvar_epi8(low[k], up_to_slot));
+                let before = _mm512_and_si512(
+                    look_up(run[k], &run_starts),
+                    _mm512_permutexvar_epi8(low[k], up_to_slot),
+                );
                 let first = look_up(run[k], &runs);
                 run[k] = _mm512_add_epi8(first, _mm512_popcnt_epi8(before));
             }
@@ -74,12 +71,11 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
                 trellis[k] = _mm512_gf2p8affine_epi64_epi8::<0>(bits, transitions);
                 let slot = out.add(k * target.tile_stride);
                 for term in 0..TERMS {
-                    let from = from.add(k * from_tile + term * from_term);
                     let slot = slot.add(term * target.term_stride);
-                    let sum = _mm512_dpbusd_epi32(_mm512_load_si512(from.cast()), u, x[term]);
+                    let sum = _mm512_dpbusd_epi32(_mm512_load_si512(source.of(k, term).cast()), u, x[term]);
                     _mm512_store_si512(slot.cast(), sum);
                     if whole {
-                        let before = _mm512_load_si512(from.add(from_step).cast());
+                        let before = _mm512_load_si512(source.next().of(k, term).cast());
                         let sum = _mm512_dpbusd_epi32(before, second, x[term]);
                         _mm512_store_si512(slot.add(64).cast(), sum);
                     }
@@ -101,7 +97,7 @@ pub(super) unsafe fn run<const N: usize, const GENERAL: bool, const TERMS: usize
             }
             advance::<N, GENERAL>(&f, &rank, &mut high, &mut low, &mut at);
             out = out.wrapping_add(128);
-            from = from.wrapping_add(2 * from_step);
+            source = source.next_pair();
         }
         for k in 0..N {
             states[k].chunk_end(at[k].offset_from(start[k]) as usize);

@@ -37,7 +37,8 @@ pub(in super::super) struct Avx512Table {
     /// With [`Lookup::Cells`]: the last slot before those that are cells of their own.
     pub(super) last_of_runs: u8,
     pub(super) lookup: Lookup,
-    /// Whether two registers are looked up one after the other: [`Isa::Avx512Vpermb`](crate::kernels::Isa::Avx512Vpermb).
+    /// Whether two registers are looked up one after the other: [`Isa::Avx512Vpermb`](crate::kernels::Isa::Avx512Vpermb),
+    /// but for `Pairs`.
     pub(super) split: bool,
     /// Whether a frequency exceeds 127, which `vpmaddubsw` would take as negative.
     pub(super) wide: bool,
@@ -66,6 +67,9 @@ pub(super) enum Lookup {
 
 impl Avx512Table {
     pub(in super::super) fn new(table: &ClassTable, trellis: Trellis, split: bool) -> Self {
+        // Hardly any pair table has no cells: the loop that looks up in two registers at once does for those.
+        let cells = Cells::new(table).filter(|_| split);
+        let split = split && (cells.is_some() || table.pairs().is_none());
         let mut this = Self {
             runs: [Bytes64::ZERO; 2],
             starts: [Bytes64::ZERO; 2],
@@ -81,7 +85,7 @@ impl Avx512Table {
             split,
             wide: table.entries().iter().any(|entry| entry.frequency > 127),
         };
-        if let Some(cells) = Cells::new(table).filter(|_| split) {
+        if let Some(cells) = cells {
             this.set_cells(table, cells);
             return this;
         }
@@ -106,12 +110,7 @@ impl Avx512Table {
             (true, false) => Lookup::Simple,
             (false, _) => Lookup::Any,
         };
-        // Pairs of odd parity have the second registers, so that the parity tells which one to look into.
-        let first_odd = usize::from(table.run_of_slot(1)[0]);
-        let gap = if this.lookup == Lookup::Pairs { 64 - first_odd } else { 0 };
-        this.runs[1].0.iter_mut().for_each(|run| *run += gap as u8);
         for (run, entry) in table.entries().iter().enumerate() {
-            let run = if run < first_odd { run } else { run + gap };
             let places =
                 if this.lookup == Lookup::Few { GROUP * run..GROUP * (run + 1) } else { run..run + 1 };
             for place in places {

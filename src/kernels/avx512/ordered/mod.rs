@@ -7,12 +7,10 @@
 //! own, so instructions are written as such. Up to four tiles fit the registers.
 
 mod cells;
-mod pairs;
 mod single;
 
 use super::table::Bytes64;
-use super::{load, start_values, Lookup, Target, Work, ANY, SIMPLE};
-use crate::kernels::activations::MOST_TERMS;
+use super::{load, starts_of, Lookup, Source, Target, Work, ANY, SIMPLE};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -43,7 +41,7 @@ pub(super) unsafe fn by_table<const N: usize, const TERMS: usize>(work: Work<'_,
             (Lookup::Any | Lookup::Few, _, true) => single::run::<N, ANY, true, true, TERMS>(work),
             (Lookup::Cells, false, _) => cells::run::<N, false, TERMS>(work),
             (Lookup::Cells, true, _) => cells::run::<N, true, TERMS>(work),
-            (Lookup::Pairs, ..) => pairs::run::<N, TERMS>(work),
+            (Lookup::Pairs, ..) => unreachable!("`Avx512Table::new` does not split these"),
         }
     }
 }
@@ -233,58 +231,11 @@ unsafe fn expand(a: __m512i, mask: __mmask64, at: *const u8) -> __m512i {
     result
 }
 
-/// What accumulators of even and odd steps begin with, by term.
-type Starts = [[Bytes64; 2]; MOST_TERMS];
-
-/// Where the sums of a step are read: in the accumulators, or where they begin in [`Starts`].
-#[derive(Clone, Copy)]
-struct Source {
-    base: *const u8,
-    /// Bytes from one tile to the next, from one term to the next, and from an even step to the odd one and from that to
-    /// the next.
-    tile: usize,
-    term: usize,
-    to_odd: isize,
-    to_even: isize,
-}
-
-impl Source {
-    fn new(target: &Target, out: *const u8, starts: Option<&Starts>) -> Self {
-        match starts {
-            Some(starts) => {
-                Self { base: starts.as_ptr().cast(), tile: 0, term: 128, to_odd: 64, to_even: -64 }
-            }
-            None => Self {
-                base: out,
-                tile: target.tile_stride,
-                term: target.term_stride,
-                to_odd: 64,
-                to_even: 64,
-            },
-        }
-    }
-
-    /// That of the next step.
-    fn next(self) -> Self {
-        let base = self.base.wrapping_offset(self.to_odd);
-        Self { base, to_odd: self.to_even, to_even: self.to_odd, ..self }
-    }
-
-    /// That of the next pair of steps.
-    fn next_pair(self) -> Self {
-        Self { base: self.base.wrapping_offset(self.to_odd + self.to_even), ..self }
-    }
-}
-
-fn starts_of(target: &Target, width: usize) -> Option<Starts> {
-    target.start.map(|start| start.map(|both| both.map(|start| start_values(start, width))))
-}
-
 /// Adds the products of one step's values to the sums, or stores the values.
 ///
 /// # Safety
 /// `out` is the step's place in the accumulators of the first tile of `target`, and `source` leads to those or to
-/// [`Starts`].
+/// what they begin with.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn product<const TERMS: usize>(
@@ -298,7 +249,7 @@ unsafe fn product<const TERMS: usize>(
     let slot = out.add(tile * target.tile_stride);
     for term in 0..TERMS {
         let slot = slot.add(term * target.term_stride);
-        let sum = _mm512_load_si512(source.base.add(tile * source.tile + term * source.term).cast());
+        let sum = _mm512_load_si512(source.of(tile, term).cast());
         _mm512_store_si512(slot.cast(), _mm512_dpbusd_epi32(sum, values, x[term]));
     }
     if TERMS == 0 {
