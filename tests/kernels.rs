@@ -4,7 +4,9 @@ mod common;
 
 use common::forge::{payload, write_escapes, Class, Entry, PairTable, Plan, Table};
 use common::{matrix, Random, Recipe};
-use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
+use wsic::kernels::{
+    ExpandedMatrix, Isa, KernelError, PreparedMatrix, Rounding, Scratch, GROUP_COLUMNS, WIDE_GROUP_COLUMNS,
+};
 use wsic::payload::encode::{encode, EncodeOptions};
 use wsic::payload::{Geometry, Limits, Matrix, Payload, ScaleKind, Trellis, MAX_INTEGER, PADDING};
 
@@ -426,6 +428,48 @@ fn matmul_is_matvec_for_every_vector() {
                 let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, Rounding::OneTerm));
                 plan.matmul(0..plan.tiles(), &activations, &mut y, scratch.as_bytes()).unwrap();
                 assert_eq!(bits(&y), expected, "{isa} {recipe:?} batch {batch}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_matrix_decoded_once_has_the_same_products() {
+    for_each_shape(|matrix, recipe, random| {
+        let cases = [(1, Rounding::TwoTerms), (1, Rounding::Mixed), (5, Rounding::OneTerm)];
+        let large = [(19, Rounding::Mixed), (150, Rounding::TwoTerms)];
+        for (batch, rounding) in cases.into_iter().chain(large) {
+            let x = vector(recipe.columns * batch, random);
+            for isa in Isa::all_available() {
+                let plan = PreparedMatrix::with_isa(matrix, isa);
+                let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
+                let activations = plan.prepare(&x, batch, rounding, &mut buffer).unwrap();
+                let mut expected = vec![f32::NAN; recipe.rows * batch];
+                let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, rounding));
+                plan.matmul(0..plan.tiles(), &activations, &mut expected, scratch.as_bytes()).unwrap();
+
+                let expanded = plan.clone().expand().unwrap();
+                let mut scratch = Scratch::with_bytes(expanded.matmul_scratch(batch, rounding));
+                let mut y = vec![f32::NAN; recipe.rows * batch];
+                let blocks = expanded.blocks();
+                assert_eq!(blocks, recipe.rows.div_ceil(ExpandedMatrix::rows_per_block()));
+                // In two parts, which need not be parts of tiles.
+                for part in [0..blocks / 3, blocks / 3..blocks] {
+                    let rows = expanded.rows_of(part.clone());
+                    let mut here = vec![f32::NAN; rows.len() * batch];
+                    expanded.matmul(part, &activations, &mut here, scratch.as_bytes()).unwrap();
+                    for (vector, here) in here.chunks(rows.len().max(1)).enumerate() {
+                        y[vector * recipe.rows..][rows.clone()].copy_from_slice(here);
+                    }
+                }
+                assert_eq!(bits(&y), bits(&expected), "{isa} {recipe:?} {batch} {rounding:?}");
+
+                let beyond = expanded.matmul(0..blocks + 1, &activations, &mut y, scratch.as_bytes());
+                assert!(matches!(beyond, Err(KernelError::Shape { what: "block range", .. })));
+                let short = expanded.matmul(0..blocks, &activations, &mut y[1..], scratch.as_bytes());
+                assert!(matches!(short, Err(KernelError::Shape { what: "results", .. })));
+                let small = expanded.matmul(0..blocks, &activations, &mut y, &mut []);
+                assert!(matches!(small, Err(KernelError::Scratch { .. })));
             }
         }
     });

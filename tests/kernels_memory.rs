@@ -72,6 +72,7 @@ fn outcome(matrix: &Matrix<'_>, isa: Isa, guard: Guard) -> Outcome {
     let scratch = |bytes: usize| Guarded::new(&vec![0xA5u8; bytes], guard);
     let floats = |count: usize| Guarded::new(&vec![f32::NAN; count], guard);
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+    let expanded = plan.clone().expand();
     let mut outcome = Vec::new();
     for (batch, rounding) in
         [(1, OneTerm), (1, TwoTerms), (1, Mixed), (2, OneTerm), (9, Mixed), (3, TwoTerms)]
@@ -83,7 +84,16 @@ fn outcome(matrix: &Matrix<'_>, isa: Isa, guard: Guard) -> Outcome {
         let mut y = floats(batch * rows);
         let mut memory = scratch(plan.matmul_scratch(batch, rounding));
         let done = plan.matmul(0..tiles, &activations, y.get(), memory.get());
-        outcome.push(done.map(|()| bits(y.get())));
+        let done = done.map(|()| bits(y.get()));
+        // Decoded before, the same result, or the same refusal then.
+        let once = expanded.as_ref().map_err(Clone::clone).and_then(|expanded| {
+            let mut y = floats(batch * rows);
+            let mut memory = scratch(expanded.matmul_scratch(batch, rounding));
+            expanded.matmul(0..expanded.blocks(), &activations, y.get(), memory.get())?;
+            Ok(bits(y.get()))
+        });
+        assert!(once == done, "{isa} {batch} {rounding:?}");
+        outcome.push(done);
     }
     let mut integers = Guarded::new(&vec![-1; rows * matrix.stream_length()], guard);
     let done = plan.decode_rows(0..tiles, integers.get(), scratch(plan.decode_scratch()).get());

@@ -17,7 +17,7 @@ use std::ops::Range;
 pub(super) const PANEL_ROWS: usize = 16;
 
 /// Vectors for which a tile is decoded once.
-const MOST_VECTORS: usize = 256;
+pub(super) const MOST_VECTORS: usize = 256;
 
 /// Results of a product: element (vector b, row r of the range) is at `b * stride + r`.
 #[derive(Clone, Copy)]
@@ -68,6 +68,41 @@ pub(super) struct Product<'p> {
     /// Whether values above 127 can occur.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) wide: bool,
+}
+
+/// How sums become results for the rows of a panel.
+pub(super) struct Panel {
+    lanes: [usize; PANEL_ROWS],
+    scales: [f32; PANEL_ROWS],
+    rows: usize,
+}
+
+impl Panel {
+    /// For neighbouring `rows` of a matrix, at most [`PANEL_ROWS`].
+    pub(super) fn new(plan: &PreparedMatrix<'_>, rows: Range<usize>) -> Self {
+        let lanes = dispatch::lanes_of_panel(plan.isa, plan.geometry().columns_per_chunk());
+        let mut scales = [1.0; PANEL_ROWS];
+        if let Some(known) = plan.matrix.row_scales() {
+            scales[..rows.len()].copy_from_slice(&known[rows.clone()]);
+        }
+        Self { lanes, scales, rows: rows.len() }
+    }
+
+    /// Results for one number: `sums` are those of its terms, by place in the panel, and `escaped` what escapes add to
+    /// each row.
+    pub(super) fn results<'p>(
+        &'p self,
+        sums: &'p [[f32; PANEL_ROWS]],
+        escaped: impl ExactSizeIterator<Item = f32> + 'p,
+    ) -> impl ExactSizeIterator<Item = f32> + 'p {
+        let sum = move |lane: usize| match sums {
+            [first, second] => first[lane] + second[lane],
+            _ => sums[0][lane],
+        };
+        // One scalar pass: values put together in memory and read back as a vector would wait for it.
+        let rows = self.lanes[..self.rows].iter().zip(escaped).zip(&self.scales);
+        rows.map(move |((&lane, escaped), scale)| (sum(lane) + escaped) * scale)
+    }
 }
 
 impl PreparedMatrix<'_> {
@@ -211,27 +246,15 @@ impl PreparedMatrix<'_> {
                 return Err(self.first_error(tiles));
             }
             let rows = geometry.rows_in_tile(self.rows(), tile);
-            let lanes = dispatch::lanes_of_panel(self.isa, width);
-            let row_scales = self.matrix.row_scales();
             for (panel, sums) in (0..rows).step_by(PANEL_ROWS).zip(sums.chunks(count * PANEL_ROWS)) {
                 let of_panel = panel..rows.min(panel + PANEL_ROWS);
-                let mut scales = [1.0; PANEL_ROWS];
-                if let Some(known) = row_scales {
-                    let known = &known[tile * height..][of_panel.clone()];
-                    scales[..known.len()].copy_from_slice(known);
-                }
                 let escaped = &escaped[of_panel.start * numbers.len()..of_panel.end * numbers.len()];
+                let results_of =
+                    Panel::new(self, tile * height + of_panel.start..tile * height + of_panel.end);
                 let sums = sums.as_chunks::<PANEL_ROWS>().0.chunks_exact(terms);
                 for ((number, vector), sums) in numbers.clone().enumerate().zip(sums) {
-                    let sum = |lane: usize| match sums {
-                        [first, second] => first[lane] + second[lane],
-                        _ => sums[0][lane],
-                    };
                     let escaped = escaped.chunks_exact(numbers.len().max(1)).map(|row| row[number]);
-                    let lanes = lanes[..of_panel.len()].iter().zip(escaped).zip(&scales);
-                    // One scalar pass: values put together in memory and read back as a vector would wait for it.
-                    let values = lanes.map(|((&lane, escaped), scale)| (sum(lane) + escaped) * scale);
-                    output.set(vector, index * height + panel, values);
+                    output.set(vector, index * height + panel, results_of.results(sums, escaped));
                 }
             }
         }

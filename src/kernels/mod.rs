@@ -18,6 +18,7 @@ mod avx512;
 mod dispatch;
 mod error;
 mod escapes;
+mod expanded;
 mod group;
 mod halves;
 mod isa;
@@ -35,6 +36,7 @@ mod vnni;
 
 pub use activations::{Activations, Preparation, Rounding};
 pub use error::KernelError;
+pub use expanded::ExpandedMatrix;
 pub use isa::{force, Isa};
 pub use plan::{PreparedMatrix, GROUP_COLUMNS, WIDE_GROUP_COLUMNS};
 pub use scratch::Scratch;

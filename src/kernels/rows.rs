@@ -11,7 +11,7 @@ use std::ops::Range;
 const ROW_BUFFER: usize = 4 << 20;
 
 /// Its groups are the parts that rows are decoded by.
-const ROWS_BY: Rounding = Rounding::OneTerm;
+pub(super) const ROWS_BY: Rounding = Rounding::OneTerm;
 
 /// A stream position whose input column has appeared before.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ impl PreparedMatrix<'_> {
 
     /// Calls `visit` with (row, first stream position, class offset, values) for all parts of all rows of `tiles`,
     /// rows counted from the first tile's first; a part is the columns of one chunk.
-    fn each_row_part(
+    pub(super) fn each_row_part(
         &self,
         tiles: Range<usize>,
         carver: &mut Carver<'_>,

@@ -1,0 +1,229 @@
+//! A matrix decoded once: a byte for each weight, for machines with memory to spare.
+//!
+//! Products are bit for bit those of the coded form, which [`PreparedMatrix::matvec`] defines. Rows stand in blocks that
+//! know nothing of tiles, so a matrix of one tile can be shared between threads.
+
+use super::activations::{Activations, Rounding, BLOCK};
+use super::dispatch;
+use super::error::{require, KernelError};
+use super::matmul::{Panel, Product, MOST_VECTORS, PANEL_ROWS};
+use super::plan::PreparedMatrix;
+use super::rows::ROWS_BY;
+use super::scratch::{bytes_for, Carver, Scratch};
+use std::ops::Range;
+
+/// Panels of a block: what the product kernels take in one pass.
+const PANELS: usize = 2;
+/// Rows of a block, but the last one.
+const BLOCK_ROWS: usize = PANELS * PANEL_ROWS;
+
+/// An addend for one integer of a row.
+#[derive(Clone, Copy, Debug)]
+struct RowEscape {
+    /// Stream position.
+    position: u32,
+    addend: f32,
+}
+
+/// A [`PreparedMatrix`] with its integers decoded: [`PreparedMatrix::expand`] makes it.
+///
+/// Immutable, and shared freely between threads. It keeps [`PreparedMatrix::expanded_bytes`] bytes of integers, and 8
+/// bytes for each escape.
+#[derive(Clone, Debug)]
+pub struct ExpandedMatrix<'a> {
+    plan: PreparedMatrix<'a>,
+    /// Values u = m + offset by block of rows, chunk and panel, a panel in the order of [`dispatch::rearrange`].
+    values: Vec<u8>,
+    /// By row, in stream order.
+    escapes: Vec<RowEscape>,
+    /// Where the escapes of each row begin, and where those of the last one end.
+    starts: Vec<usize>,
+    /// Whether values above 127 can occur.
+    wide: bool,
+}
+
+impl<'a> PreparedMatrix<'a> {
+    /// Bytes of the decoded integers of [`Self::expand`]; `None` if no memory can hold them.
+    ///
+    /// They may be thousands of times as many as the coded bytes: a caller that does not trust these has a limit.
+    pub fn expanded_bytes(&self) -> Option<usize> {
+        let rows = self.rows().div_ceil(BLOCK_ROWS).checked_mul(BLOCK_ROWS)?;
+        rows.checked_mul(self.matrix.stream_length()).filter(|&bytes| isize::try_from(bytes).is_ok())
+    }
+
+    /// Decodes all of it. Allocates what [`Self::expanded_bytes`] says.
+    ///
+    /// # Errors
+    /// [`KernelError::Payload`]; of several damaged tiles the first is named. [`KernelError::Shape`] if no memory can hold
+    /// the integers.
+    pub fn expand(self) -> Result<ExpandedMatrix<'a>, KernelError> {
+        let too_many =
+            KernelError::Shape { what: "integers", expected: isize::MAX as usize, got: usize::MAX };
+        let bytes = self.expanded_bytes().ok_or(too_many)?;
+        let (width, length) = (self.geometry().columns_per_chunk(), self.matrix.stream_length());
+        let mut values = vec![0; bytes];
+        let mut of_tiles = Vec::new();
+        let mut starts = vec![0; self.rows() + 1];
+        if self.matrix.tile_count() > 0 {
+            let needed = self.decode_groups_scratch(ROWS_BY);
+            let mut scratch = Scratch::with_bytes(needed);
+            self.for_each_group(0..self.tiles(), |group| {
+                let first = self.rows_of(group.clone()).start;
+                let mut carver = Carver::new(scratch.as_bytes(), needed)?;
+                self.each_row_part(group.clone(), &mut carver, |row, position, _, part| {
+                    let row = first + row;
+                    let block = row / BLOCK_ROWS * BLOCK_ROWS * length;
+                    let at = block + position * BLOCK_ROWS + row % BLOCK_ROWS * width;
+                    values[at..at + width].copy_from_slice(part);
+                })?;
+                for tile in group.clone() {
+                    let first = self.rows_of(tile..tile + 1).start;
+                    let escapes = self.add_escapes(tile, |row, position, addend| {
+                        of_tiles.push((first + row, RowEscape { position: position as u32, addend }));
+                        starts[first + row + 1] += 1;
+                    });
+                    if escapes.is_err() {
+                        return Err(self.first_error(group));
+                    }
+                }
+                Ok(())
+            })?;
+            dispatch::rearrange(self.isa, &mut values, width);
+        }
+        for row in 0..self.rows() {
+            starts[row + 1] += starts[row];
+        }
+        let mut next = starts.clone();
+        let mut escapes = vec![RowEscape { position: 0, addend: 0.0 }; of_tiles.len()];
+        for (row, escape) in of_tiles {
+            escapes[next[row]] = escape;
+            next[row] += 1;
+        }
+        let wide = self.classes.iter().any(|class| class.raw_bits > 0);
+        Ok(ExpandedMatrix { plan: self, values, escapes, starts, wide })
+    }
+}
+
+impl<'a> ExpandedMatrix<'a> {
+    /// The matrix in its coded form: activations are prepared with it, and rows looked up.
+    pub fn plan(&self) -> &PreparedMatrix<'a> {
+        &self.plan
+    }
+
+    /// Blocks of rows: the unit of work. Threads take disjoint ranges of them.
+    pub fn blocks(&self) -> usize {
+        self.plan.rows().div_ceil(BLOCK_ROWS)
+    }
+
+    /// Rows of a block, but the last one.
+    pub const fn rows_per_block() -> usize {
+        BLOCK_ROWS
+    }
+
+    /// Rows of a range of blocks, clipped to the matrix: where its results go.
+    pub fn rows_of(&self, blocks: Range<usize>) -> Range<usize> {
+        let bound = |block: usize| block.saturating_mul(BLOCK_ROWS).min(self.plan.rows());
+        bound(blocks.start)..bound(blocks.end)
+    }
+
+    /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors, for any range of blocks.
+    pub fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
+        let vectors = batch.saturating_mul(rounding.terms()).min(MOST_VECTORS);
+        bytes_for::<f32>(BLOCK_ROWS * vectors) + bytes_for::<f32>(BLOCK_ROWS * vectors / rounding.terms())
+    }
+
+    /// Product of the rows of `blocks` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these
+    /// rows; bit for bit what [`PreparedMatrix::matmul`] gives.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] and [`KernelError::Scratch`].
+    pub fn matmul(
+        &self,
+        blocks: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        if blocks.start > blocks.end || blocks.end > self.blocks() {
+            return Err(KernelError::Shape { what: "block range", expected: self.blocks(), got: blocks.end });
+        }
+        activations.fits(&self.plan)?;
+        let rows = self.rows_of(blocks.clone());
+        require("results", rows.len().saturating_mul(activations.batch), y.len())?;
+        let (batch, rounding) = (activations.batch, activations.rounding);
+        let terms = rounding.terms();
+        let mut carver = Carver::new(scratch, self.matmul_scratch(batch, rounding))?;
+        let most = activations.vectors().min(MOST_VECTORS);
+        let sums = carver.take::<f32>(BLOCK_ROWS * most);
+        let escaped = carver.take::<f32>(BLOCK_ROWS * most / terms);
+        for block in blocks {
+            for start in (0..activations.vectors()).step_by(MOST_VECTORS) {
+                let vectors = start..activations.vectors().min(start + MOST_VECTORS);
+                let numbers = start / terms..vectors.end / terms;
+                let sums = &mut sums[..BLOCK_ROWS * vectors.len()];
+                let escaped = &mut escaped[..BLOCK_ROWS * numbers.len()];
+                self.multiply(block, activations, vectors, sums);
+                self.add_escapes_of(block, activations, numbers.clone(), escaped);
+                let of_block = self.rows_of(block..block + 1);
+                for panel in of_block.clone().step_by(PANEL_ROWS) {
+                    let of_panel = panel..of_block.end.min(panel + PANEL_ROWS);
+                    let index = (panel - of_block.start) / PANEL_ROWS;
+                    let per_panel = numbers.len() * terms;
+                    let sums = &sums.as_chunks::<PANEL_ROWS>().0[index * per_panel..(index + 1) * per_panel];
+                    let escaped = &escaped[index * PANEL_ROWS * numbers.len()..];
+                    let results_of = Panel::new(&self.plan, of_panel.clone());
+                    for ((number, vector), sums) in numbers.clone().enumerate().zip(sums.chunks(terms)) {
+                        let escaped = escaped.chunks_exact(numbers.len()).map(|row| row[number]);
+                        let at = vector * rows.len() + (panel - rows.start);
+                        let y = &mut y[at..at + of_panel.len()];
+                        y.iter_mut().zip(results_of.results(sums, escaped)).for_each(|(y, value)| *y = value);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `sums` to the products of the integers of a block: by panel, vector and row of the panel.
+    fn multiply(&self, block: usize, activations: &Activations<'_>, vectors: Range<usize>, sums: &mut [f32]) {
+        let (plan, rounding) = (&self.plan, activations.rounding);
+        let (width, length) = (plan.geometry().columns_per_chunk(), plan.matrix.stream_length());
+        let values = &self.values[block * BLOCK_ROWS * length..(block + 1) * BLOCK_ROWS * length];
+        sums.fill(0.0);
+        for group in 0..plan.groups(rounding) {
+            let positions = plan.group_positions(group, rounding);
+            for start in vectors.clone().step_by(BLOCK) {
+                // Blocks of the batch start at multiples of BLOCK, and so do `vectors`.
+                let part = start..vectors.end.min(start + BLOCK);
+                let product = Product {
+                    width,
+                    chunks: positions.len() / width,
+                    values: &values[positions.start * BLOCK_ROWS..positions.end * BLOCK_ROWS],
+                    chunk_stride: BLOCK_ROWS * width,
+                    panels: PANELS,
+                    activations: activations.part(group, &positions, part),
+                    wide: self.wide,
+                };
+                let from = start - vectors.start;
+                dispatch::multiply(plan.isa, &product, &mut sums[from * PANEL_ROWS..], vectors.len());
+            }
+        }
+    }
+
+    /// Sets `escaped` to the products of the escapes of a block: by row and number.
+    fn add_escapes_of(
+        &self,
+        block: usize,
+        activations: &Activations<'_>,
+        numbers: Range<usize>,
+        escaped: &mut [f32],
+    ) {
+        escaped.fill(0.0);
+        for (row, escaped) in self.rows_of(block..block + 1).zip(escaped.chunks_mut(numbers.len().max(1))) {
+            for &RowEscape { position, addend } in &self.escapes[self.starts[row]..self.starts[row + 1]] {
+                let floats = &activations.floats[position as usize * activations.batch..][numbers.clone()];
+                escaped.iter_mut().zip(floats).for_each(|(sum, float)| *sum += addend * float);
+            }
+        }
+    }
+}
