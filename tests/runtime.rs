@@ -143,6 +143,26 @@ fn the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
+fn matrices_decoded_once_give_the_same_logits() {
+    let bench = Bench::new(Tiny { tied: false, ..TINY }, &["--tensor", "attn_k=q8_0"]);
+    let open = |decoded_bytes| {
+        let options = RunOptions { decoded_bytes, ..RunOptions::default() };
+        TextModel::open(bench.path("small.gguf"), &options).unwrap()
+    };
+    let ids = tokens(80, TINY.vocabulary, 3);
+    let coded = open(0);
+    let expected = logits(&coded, &ids, 60);
+    assert!(coded.is_coded() && coded.left_coded() > 8);
+    let all = open(usize::MAX);
+    assert!(logits(&all, &ids, 60) == expected);
+    assert_eq!(all.left_coded(), 0);
+    // Room for some of them.
+    let some = open(4 * TINY.width * TINY.feed_forward);
+    assert!(logits(&some, &ids, 60) == expected);
+    assert!((1..coded.left_coded()).contains(&some.left_coded()), "{}", some.left_coded());
+}
+
+#[test]
 fn ordinary_files_run_too() {
     let bench = Bench::new(TINY, &[]);
     let model = bench.open("model.gguf", Arithmetic::Integer);

@@ -53,6 +53,7 @@ fn texts_are_reproducible() {
     assert!(text.ends_with('\n') && text.len() > 10, "{text:?}");
     assert_eq!(with(&["--threads", "1"]), text);
     assert_eq!(with(&["--threads", "3", "--quiet"]), text);
+    assert_eq!(with(&["--resident", "int8"]), text);
     assert_ne!(with(&["--seed", "1"]), text);
     let greedy = with(&["--temp", "0"]);
     assert_eq!(with(&["--temp", "0", "--seed", "5"]), greedy);
@@ -72,6 +73,9 @@ fn coded_and_unpacked_models_say_the_same() {
         let plain = bench.text(&[&["plain.gguf"], &arguments[..]].concat());
         assert_eq!(bench.text(&[&["small.gguf", "--exact"], &arguments[..]].concat()), plain, "{prompt}");
     }
+    let decoded = ["run", "plain.gguf", "-p", "abc", "-n", "2", "--resident", "int8"];
+    bench.wsic(&decoded).success().stderr(predicate::str::contains("this model has none"));
+    bench.wsic(&[&decoded[..], &["--exact"]].concat()).failure().code(2);
 }
 
 #[test]

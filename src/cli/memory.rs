@@ -1,4 +1,4 @@
-//! Memory of this process, as the operating system counts it.
+//! Memory of this process and of the machine, as the operating system counts it.
 
 /// Resident bytes of this process.
 #[derive(Clone, Copy, Debug)]
@@ -16,12 +16,23 @@ impl Resident {
     }
 
     fn parse(rollup: &str) -> Option<Self> {
-        let field = |name: &str| -> Option<u64> {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-        };
-        Some(Self { all: field("Pss")?, anonymous: field("Anonymous")? })
+        Some(Self { all: bytes_of(rollup, "Pss")?, anonymous: bytes_of(rollup, "Anonymous")? })
     }
+}
+
+/// Bytes that new allocations could have without others being swapped out; `None` where that is not known.
+pub(super) fn available() -> Option<u64> {
+    available_in(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available_in(meminfo: &str) -> Option<u64> {
+    bytes_of(meminfo, "MemAvailable")
+}
+
+/// A number of kB in Linux's descriptions of memory.
+fn bytes_of(description: &str, name: &str) -> Option<u64> {
+    let line = description.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -34,5 +45,6 @@ mod tests {
         let found = Resident::parse(text).unwrap();
         assert_eq!((found.all, found.anonymous), (77 * 1024, 12 * 1024));
         assert!(Resident::parse("Rss: 1 kB").is_none());
+        assert_eq!(available_in("MemFree: 2 kB\nMemAvailable:   3 kB\n"), Some(3 * 1024));
     }
 }

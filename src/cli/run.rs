@@ -15,6 +15,7 @@ Examples:
   wsic run small.gguf --chat -p 'Why is the sky blue?'
   wsic run small.gguf -f story.txt -n 500 --temp 1 --top-p 0.9 --seed 7
   wsic run small.gguf -p 'Once upon a time' --json | jq -r .text
+  wsic run small.gguf -p 'Once upon a time' --resident int8
 
 The text goes to standard output, speeds to standard error (with --verbose memory too). \
 Equal settings and seeds give equal texts, whatever the \
@@ -54,10 +55,36 @@ pub(crate) struct Arguments {
     /// Multiply floats instead of rounded activations: slower, the same as the unpacked model.
     #[arg(long)]
     exact: bool,
+    /// What weights are kept as: coded, as in the file, or int8, decoded once when the model is opened. That takes a byte
+    /// of memory for each weight besides the file, and makes small models faster; texts are the same.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t, conflicts_with = "exact")]
+    resident: Form,
     /// Print text and speeds as JSON when all is done.
     #[arg(long)]
     json: bool,
 }
+
+/// What weights are kept as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    #[default]
+    Coded,
+    Int8,
+}
+
+impl Form {
+    /// Bytes for decoded integers: of the memory that is available, a part stays for everything else.
+    fn decoded_bytes(self) -> usize {
+        match self {
+            Self::Coded => 0,
+            Self::Int8 => memory::available()
+                .map_or(ELSEWHERE, |bytes| usize::try_from(bytes / 8 * 7).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+/// Bytes for decoded integers where the memory that is available is not known.
+const ELSEWHERE: usize = 8 << 30;
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
     match text.parse() {
@@ -103,7 +130,8 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         (_, true) => Arithmetic::FineInteger,
         _ => Arithmetic::Integer,
     };
-    let options = RunOptions { arithmetic, ..RunOptions::default() };
+    let decoded_bytes = arguments.resident.decoded_bytes();
+    let options = RunOptions { arithmetic, decoded_bytes, ..RunOptions::default() };
     let name = || arguments.model.display().to_string();
     let model = TextModel::open(&arguments.model, &options)
         .with_context(name)
@@ -124,6 +152,18 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         .session(room)
         .with_context(name)
         .or_else(|error| retag::check_file(&arguments.model).and(Err(error)))?;
+    if arguments.resident == Form::Int8 && !context.quiet {
+        match model.left_coded() {
+            _ if !model.is_coded() => {
+                eprintln!("note: --resident is for WSIC tensors, and this model has none")
+            }
+            0 => {}
+            left => eprintln!(
+                "note: {} stay coded: decoded they do not fit into the memory that is available",
+                units::counted(left, "tensor")
+            ),
+        }
+    }
     let bar = progress::bar(prompt.len() as u64, "prompt", context.quiet || prompt.len() < 512);
     session.watch_prompt({
         let bar = bar.clone();

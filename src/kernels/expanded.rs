@@ -218,9 +218,17 @@ impl<'a> ExpandedMatrix<'a> {
         numbers: Range<usize>,
         escaped: &mut [f32],
     ) {
+        let of_row = |row: usize| &self.escapes[self.starts[row]..self.starts[row + 1]];
+        if activations.batch == 1 {
+            for (row, escaped) in self.rows_of(block..block + 1).zip(escaped) {
+                let products = of_row(row).iter().map(|e| e.addend * activations.floats[e.position as usize]);
+                *escaped = products.fold(0.0, |sum, product| sum + product);
+            }
+            return;
+        }
         escaped.fill(0.0);
         for (row, escaped) in self.rows_of(block..block + 1).zip(escaped.chunks_mut(numbers.len().max(1))) {
-            for &RowEscape { position, addend } in &self.escapes[self.starts[row]..self.starts[row + 1]] {
+            for &RowEscape { position, addend } in of_row(row) {
                 let floats = &activations.floats[position as usize * activations.batch..][numbers.clone()];
                 escaped.iter_mut().zip(floats).for_each(|(sum, float)| *sum += addend * float);
             }

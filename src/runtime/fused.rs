@@ -3,13 +3,16 @@
 use super::on_demand::{multiply_floats, source_error, tokens_of, Located};
 use super::shares::{multiply, shares, Share};
 use super::tensor::open_payload;
-use crate::kernels::{KernelError, Preparation, PreparedMatrix, Rounding, Scratch};
+use crate::kernels::{
+    Activations, ExpandedMatrix, KernelError, Preparation, PreparedMatrix, Rounding, Scratch,
+};
 use crate::model::spread::spread;
 use crate::model::{Beside, MatrixProduct, ModelError, TokenTable};
 use crate::payload::Limits;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// How a quantized matrix multiplies.
@@ -31,14 +34,87 @@ const TOKENS_AT_ONCE: usize = 256;
 /// Bytes of rows that a table keeps of those looked up last.
 const KEPT_BYTES: usize = 1 << 19;
 
+/// What a matrix multiplies from, with the same results.
+enum Form<'a> {
+    /// The mapped bytes.
+    Coded(PreparedMatrix<'a>),
+    /// Its integers, a byte each.
+    Decoded(ExpandedMatrix<'a>),
+}
+
+impl<'a> Form<'a> {
+    fn plan(&self) -> &PreparedMatrix<'a> {
+        match self {
+            Self::Coded(plan) => plan,
+            Self::Decoded(matrix) => matrix.plan(),
+        }
+    }
+
+    /// Units that products are cut into, those that a kernel takes in one go, and rows of a unit but the last one.
+    fn units(&self) -> (usize, usize, usize) {
+        match self {
+            Self::Coded(plan) => {
+                (plan.tiles(), plan.tiles_at_once(), plan.matrix().geometry().rows_per_tile())
+            }
+            Self::Decoded(matrix) => (matrix.blocks(), usize::MAX, ExpandedMatrix::rows_per_block()),
+        }
+    }
+
+    fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
+        match self {
+            Self::Coded(plan) => plan.matmul_scratch(batch, rounding),
+            Self::Decoded(matrix) => matrix.matmul_scratch(batch, rounding),
+        }
+    }
+
+    fn matmul(
+        &self,
+        units: Range<usize>,
+        activations: &Activations<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), KernelError> {
+        match self {
+            Self::Coded(plan) => plan.matmul(units, activations, y, scratch),
+            Self::Decoded(matrix) => matrix.matmul(units, activations, y, scratch),
+        }
+    }
+}
+
 self_cell::self_cell!(
-    /// A prepared matrix with the mapping that it borrows from.
+    /// A matrix with the mapping that it borrows from.
     struct Mapped {
         owner: Located,
         #[covariant]
-        dependent: PreparedMatrix,
+        dependent: Form,
     }
 );
+
+/// Bytes that may still be spent on decoded integers.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    left: AtomicUsize,
+    /// Matrices that it was too small for.
+    refused: AtomicUsize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { left: AtomicUsize::new(bytes), refused: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Spends the bytes if they are left.
+    fn spend(&self, bytes: Option<usize>) -> bool {
+        let less = |left: usize| left.checked_sub(bytes?);
+        let spent = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        self.refused.fetch_add(usize::from(!spent), Ordering::Relaxed);
+        spent
+    }
+}
 
 thread_local! {
     /// Working memory of this thread's kernel calls.
@@ -83,7 +159,8 @@ pub(super) fn release_scratch() {
     rayon::broadcast(|_| SCRATCH.set(Scratch::new()));
 }
 
-/// A matrix of a WSIC tensor. Besides the mapped bytes it keeps tables of some 20 bytes for each input feature.
+/// A matrix of a WSIC tensor. Besides the mapped bytes it keeps tables of some 20 bytes for each input feature, and its
+/// integers if they are within the budget.
 pub(super) struct FusedMatrix {
     mapped: Mapped,
     arithmetic: Arithmetic,
@@ -91,21 +168,34 @@ pub(super) struct FusedMatrix {
 
 impl FusedMatrix {
     /// Opens the tensor, which must hold one matrix.
-    pub(super) fn open(tensor: Located, arithmetic: Arithmetic) -> Result<Self, ModelError> {
+    pub(super) fn open(tensor: Located, arithmetic: Arithmetic, budget: &Budget) -> Result<Self, ModelError> {
         let mapped = Mapped::try_new(tensor, |tensor| {
             let (file, info) = tensor.find()?;
             let payload = open_payload(file, info, &Limits::default())
                 .map_err(|error| source_error(&tensor.tensor, error))?;
             match payload.matrices() {
-                [matrix] => Ok(PreparedMatrix::new(matrix)),
+                [matrix] => {
+                    let plan = PreparedMatrix::new(matrix);
+                    match budget.spend(plan.expanded_bytes()) {
+                        false => Ok(Form::Coded(plan)),
+                        true => {
+                            let expanded = plan.expand();
+                            expanded.map(Form::Decoded).map_err(|error| source_error(&tensor.tensor, error))
+                        }
+                    }
+                }
                 several => Err(ModelError::shape(&tensor.tensor, "one matrix", several.len())),
             }
         })?;
         Ok(Self { mapped, arithmetic })
     }
 
-    fn matrix(&self) -> &PreparedMatrix<'_> {
+    fn form(&self) -> &Form<'_> {
         self.mapped.borrow_dependent()
+    }
+
+    fn matrix(&self) -> &PreparedMatrix<'_> {
+        self.form().plan()
     }
 
     fn error(&self, error: KernelError) -> ModelError {
@@ -134,9 +224,10 @@ impl FusedMatrix {
         let mut buffer = vec![0; matrix.activation_bytes(tokens, rounding)];
         let activations =
             matrix.prepare_by(x, tokens, rounding, &mut buffer, |whole| run_parts(whole, x.len()))?;
-        let scratch = matrix.matmul_scratch(tokens, rounding);
+        let form = self.form();
+        let scratch = form.matmul_scratch(tokens, rounding);
         multiply(shares, tokens, y, |share, y| {
-            with_scratch(scratch, |scratch| matrix.matmul(share.units.clone(), &activations, y, scratch))
+            with_scratch(scratch, |scratch| form.matmul(share.units.clone(), &activations, y, scratch))
         })
     }
 
@@ -164,7 +255,6 @@ impl MatrixProduct for FusedMatrix {
     fn multiply_beside(&self, x: &[f32], y: &mut [f32], beside: Beside) -> Result<(), ModelError> {
         let (rows, columns) = (self.rows(), self.columns());
         let tokens = tokens_of(rows, columns, x, y)?;
-        let (tiles, height) = (self.matrix().tiles(), self.height());
         match self.arithmetic {
             Arithmetic::Integer | Arithmetic::FineInteger => {
                 // Each result is the same whatever the cut.
@@ -172,7 +262,8 @@ impl MatrixProduct for FusedMatrix {
                     1 => threads_for(rows, beside, rayon::current_num_threads()),
                     _ => rayon::current_num_threads(),
                 };
-                let shares = shares(tiles, self.matrix().tiles_at_once(), height, rows, threads);
+                let (units, at_once, height) = self.form().units();
+                let shares = shares(units, at_once, height, rows, threads);
                 let chunks = x.chunks(TOKENS_AT_ONCE * columns).zip(y.chunks_mut(TOKENS_AT_ONCE * rows));
                 for (x, y) in chunks {
                     self.multiply_integers(&shares, x, y).map_err(|error| self.error(error))?;
@@ -180,7 +271,7 @@ impl MatrixProduct for FusedMatrix {
                 Ok(())
             }
             Arithmetic::Float => {
-                let shares: Vec<Share> = (0..tiles)
+                let shares: Vec<Share> = (0..self.matrix().tiles())
                     .map(|tile| Share { units: tile..tile + 1, rows: self.matrix().rows_of(tile..tile + 1) })
                     .collect();
                 multiply_floats(&shares, columns, x, y, |share, out| {

@@ -51,6 +51,10 @@ pub struct RunOptions {
     pub arithmetic: Arithmetic,
     /// How keys and values are stored.
     pub cache: CachePrecision,
+    /// Bytes that may be spent on decoded integers of WSIC tensors, one for each weight: matrices that fit are decoded
+    /// once for a session, which makes small models faster. Results are the same. With [`Arithmetic::Float`] nothing
+    /// is decoded.
+    pub decoded_bytes: usize,
     /// Bytes of f32 weights that a model *without* WSIC tensors may keep in memory; its other layers are read again
     /// for every token.
     pub float_bytes: usize,
@@ -58,7 +62,12 @@ pub struct RunOptions {
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { arithmetic: Arithmetic::Integer, cache: CachePrecision::Half, float_bytes: 8 << 30 }
+        Self {
+            arithmetic: Arithmetic::Integer,
+            cache: CachePrecision::Half,
+            decoded_bytes: 0,
+            float_bytes: 8 << 30,
+        }
     }
 }
 
@@ -66,8 +75,8 @@ impl Default for RunOptions {
 #[derive(Debug)]
 pub struct TextModel {
     model: Arc<Model>,
+    source: Arc<FusedSource>,
     tokenizer: Tokenizer,
-    coded: bool,
     options: RunOptions,
 }
 
@@ -83,10 +92,11 @@ impl TextModel {
         let tokenizer = Tokenizer::from_metadata(container.metadata())?;
         // Tokens and merges of a large vocabulary take megabytes.
         container.forget_metadata(|key| key.starts_with("tokenizer."));
-        let source = FusedSource::new(container, options.arithmetic);
-        let coded = source.is_coded();
-        let model = Arc::new(Model::open(Arc::new(source))?);
-        Ok(Self { model, tokenizer, coded, options: *options })
+        let decoded = if options.arithmetic == Arithmetic::Float { 0 } else { options.decoded_bytes };
+        let source = FusedSource::new(container, options.arithmetic).with_decoded_bytes(decoded);
+        let source = Arc::new(source);
+        let model = Arc::new(Model::open(Arc::clone(&source) as Arc<_>)?);
+        Ok(Self { model, source, tokenizer, options: *options })
     }
 
     /// The model.
@@ -97,6 +107,17 @@ impl TextModel {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Whether it has WSIC tensors.
+    pub fn is_coded(&self) -> bool {
+        self.source.is_coded()
+    }
+
+    /// Matrices that multiply from their coded form because they did not fit into [`RunOptions::decoded_bytes`]; known once
+    /// there is a session.
+    pub fn left_coded(&self) -> usize {
+        self.source.left_coded()
     }
 
     /// Tokens of a text to continue, with the start token that the model asks for.
@@ -123,7 +144,7 @@ impl TextModel {
     /// [`GenerateError::Model`], naming a tensor that is damaged or missing.
     pub fn session(&self, context: usize) -> Result<Session<'_>, GenerateError> {
         // Coded matrices cost next to nothing to keep; the limit is for floats.
-        let resident_bytes = if self.coded { usize::MAX } else { self.options.float_bytes };
+        let resident_bytes = if self.source.is_coded() { usize::MAX } else { self.options.float_bytes };
         let options = DecoderOptions { precision: self.options.cache, resident_bytes };
         let decoder = Decoder::new(Arc::clone(&self.model), 1, context, &options)?;
         Ok(Session { owner: self, decoder, context, watcher: None })

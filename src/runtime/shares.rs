@@ -16,7 +16,7 @@ pub(super) struct Share {
 ///
 /// The cut depends on the number of threads; it may be used only where results do not depend on the cut.
 pub(super) fn shares(units: usize, at_once: usize, height: usize, rows: usize, threads: usize) -> Vec<Share> {
-    let parts = (threads * units.div_ceil(at_once * threads)).clamp(1, units.max(1));
+    let parts = (threads * units.div_ceil(at_once.saturating_mul(threads))).clamp(1, units.max(1));
     let bound = |part: usize| units * part / parts;
     (0..parts)
         .map(|part| {

@@ -1,6 +1,6 @@
 //! A model file whose tensors may be of our type, as a source of floats and as a source of products.
 
-use super::fused::{Arithmetic, FusedMatrix, FusedTable};
+use super::fused::{Arithmetic, Budget, FusedMatrix, FusedTable};
 use super::on_demand::{Located, OnDemandMatrix};
 use super::tensor::dequantize_rows;
 use crate::gguf::{GgmlType, GgufModel, Metadata};
@@ -54,6 +54,7 @@ pub struct FusedSource {
     floats: WeightSource,
     arithmetic: Arithmetic,
     coded: bool,
+    decoded: Budget,
 }
 
 impl FusedSource {
@@ -61,7 +62,13 @@ impl FusedSource {
     pub fn new(model: impl Into<Arc<GgufModel>>, arithmetic: Arithmetic) -> Self {
         let model = model.into();
         let coded = model.tensors().any(|tensor| tensor.ty == GgmlType::Wsic);
-        Self { floats: WeightSource::new(model), arithmetic, coded }
+        Self { floats: WeightSource::new(model), arithmetic, coded, decoded: Budget::default() }
+    }
+
+    /// The same with up to so many bytes for integers of matrices of our type, which are decoded once then: those that are
+    /// opened first. They multiply with the same results, small ones faster.
+    pub fn with_decoded_bytes(self, bytes: usize) -> Self {
+        Self { decoded: Budget::new(bytes), ..self }
     }
 
     /// The container.
@@ -72,6 +79,11 @@ impl FusedSource {
     /// Whether the model has tensors of our type.
     pub fn is_coded(&self) -> bool {
         self.coded
+    }
+
+    /// Matrices opened so far that were not decoded because they did not fit.
+    pub fn left_coded(&self) -> usize {
+        self.decoded.refused()
     }
 
     /// The tensor and whether it is of our type; `None` in a model without.
@@ -99,7 +111,9 @@ impl TensorSource for FusedSource {
     fn product(&self, tensor: &str) -> Result<Option<Arc<dyn MatrixProduct>>, ModelError> {
         Ok(match self.locate(tensor)? {
             None => None,
-            Some((located, true)) => Some(Arc::new(FusedMatrix::open(located, self.arithmetic)?)),
+            Some((located, true)) => {
+                Some(Arc::new(FusedMatrix::open(located, self.arithmetic, &self.decoded)?))
+            }
             Some((located, false)) => Some(Arc::new(OnDemandMatrix::new(located)?)),
         })
     }
@@ -108,7 +122,7 @@ impl TensorSource for FusedSource {
         Ok(match self.locate(tensor)? {
             None => None,
             Some((located, true)) => {
-                Some(Arc::new(FusedTable::new(FusedMatrix::open(located, self.arithmetic)?)))
+                Some(Arc::new(FusedTable::new(FusedMatrix::open(located, self.arithmetic, &self.decoded)?)))
             }
             Some((located, false)) => Some(Arc::new(OnDemandMatrix::new(located)?)),
         })

@@ -87,6 +87,11 @@ unsafe fn transpose_16(at: *mut u8) {
     }
 }
 
+/// Vectors with which a product waits for memory, where values come from there.
+const FEW: usize = 2;
+/// How far ahead values are fetched then.
+const PREFETCH: usize = 4096;
+
 /// See `dispatch::multiply`.
 ///
 /// # Safety
@@ -143,7 +148,11 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
         ($at:expr, $x:expr) => {
             let mut values = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                values[p] = _mm512_loadu_si512($at.add(p * panel_bytes).cast());
+                let at = $at.add(p * panel_bytes);
+                values[p] = _mm512_loadu_si512(at.cast());
+                if N <= FEW {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast::<i8>());
+                }
             }
             for n in 0..N {
                 let four = _mm512_set1_epi32($x.add(4 * n).cast::<i32>().read_unaligned());
