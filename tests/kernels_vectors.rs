@@ -5,7 +5,7 @@ mod common;
 
 use common::forge::{payload, Class, Entry, Plan, Table};
 use std::path::PathBuf;
-use wsic::kernels::{Isa, KernelError, PreparedMatrix, Rounding, Scratch};
+use wsic::kernels::{ExpandedMatrix, Isa, KernelError, PreparedMatrix, Rounding, Scratch};
 use wsic::payload::{ErrorKind, Limits, Matrix, Payload};
 
 /// The payloads that open.
@@ -42,6 +42,17 @@ fn rows_backwards(plan: &PreparedMatrix<'_>, scratch: &mut [u8]) -> Result<Vec<u
     let mut weights = vec![f32::NAN; plan.rows() * plan.columns()];
     plan.get_rows(&wanted, &mut weights, scratch)?;
     Ok(weights.chunks(plan.columns()).rev().flatten().map(|weight| weight.to_bits()).collect())
+}
+
+/// All products of a matrix that was decoded.
+fn products(matrix: &ExpandedMatrix<'_>, x: &[f32], batch: usize) -> Vec<f32> {
+    let (plan, rounding) = (matrix.plan(), Rounding::OneTerm);
+    let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
+    let activations = plan.prepare(x, batch, rounding, &mut buffer).unwrap();
+    let mut y = vec![f32::NAN; batch * plan.rows()];
+    let mut scratch = Scratch::with_bytes(matrix.matmul_scratch(batch, rounding));
+    matrix.matmul(0..matrix.blocks(), &activations, &mut y, scratch.as_bytes()).unwrap();
+    y
 }
 
 fn class(error: KernelError) -> ErrorKind {
@@ -85,6 +96,9 @@ fn every_payload_on_every_instruction_set() {
                     let done = plan.matmul_threads(&x, batch, &mut y, 1);
                     assert_eq!(done.map_err(class).err(), refusal, "{name}: product");
                     assert!(expected.is_err() || y.iter().all(|value| !value.is_nan()), "{name}: product");
+                    let decoded = plan.clone().expand().map(|matrix| products(&matrix, &x, batch));
+                    assert_eq!(decoded.as_ref().err().cloned().map(class), refusal, "{name}: decoded");
+                    assert!(decoded.is_err() || decoded == Ok(y), "{name}: product of decoded integers");
                 }
             }
         }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Times `wsic run` and `llama-bench` in turns and prints tokens per second and the ratios within a round.
 
-Usage: generation.py --bench LLAMA-BENCH [--wsic PATH]... [--ours FILE]... [--ik PYTHON] [--ik-peer FILE]... [--rounds N]
+Usage: generation.py --bench LLAMA-BENCH [--wsic PATH]... [--ours FILE]... [--int8] [--ik PYTHON] [--ik-peer FILE]... [--rounds N]
     [--threads 1,2] OURS.gguf PEER.gguf...
-OURS and further files of ours (--ours) are run by each WSIC given (several compare builds of it), the peers by LLAMA-BENCH,
+OURS and further files of ours (--ours) are run by each WSIC given (several compare builds of it), with --int8 OURS again
+with `--resident int8`, the peers by LLAMA-BENCH,
 whose libraries are expected beside it, and files for ik_llama.cpp (--ik-peer) through PYTHON, which has ik-llama-cpp-python.
 A prompt of some 130 tokens, then 48 new ones. Run it on an idle machine.
 """
@@ -13,8 +14,9 @@ PROMPT = "The quick brown fox jumps over the lazy dog and runs away. " * 10
 NEW = "48"
 
 
-def ours(wsic, model, threads, prompt):
+def ours(wsic, model, threads, prompt, form="coded"):
     command = [wsic, "run", model, "-f", prompt, "-n", NEW, "--temp", "0", "--json", "-q", "--threads", threads]
+    command += [] if form == "coded" else ["--resident", form]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     if result["generated_tokens"] != int(NEW):
         print(f"note: {model} ended after {result['generated_tokens']} tokens")
@@ -42,6 +44,7 @@ def main():
     parser.add_argument("--bench", required=True)
     parser.add_argument("--wsic", action="append")
     parser.add_argument("--ours", action="append", default=[])
+    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--ik")
     parser.add_argument("--ik-peer", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=5)
@@ -61,6 +64,9 @@ def main():
                 for build in builds:
                     for model in [arguments.model, *arguments.ours]:
                         runs.setdefault((build, model), []).append(ours(build, model, threads, prompt.name))
+                    if arguments.int8:
+                        speeds = ours(build, arguments.model, threads, prompt.name, "int8")
+                        runs.setdefault((build + " --resident int8", arguments.model), []).append(speeds)
                 for peer in arguments.peers:
                     runs.setdefault(("llama-bench", peer), []).append(theirs(arguments.bench, peer, threads))
                 for peer in arguments.ik_peer:

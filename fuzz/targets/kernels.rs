@@ -121,8 +121,7 @@ fn check(matrix: &Matrix<'_>, random: &mut Random) {
             }
         }
         let mut buffer = vec![0; plan.activation_bytes(batch, rounding)];
-        let activations =
-            plan.prepare(&x, batch, rounding, &mut buffer).expect("buffers of the right sizes");
+        let activations = plan.prepare(&x, batch, rounding, &mut buffer).expect("buffers of the right sizes");
         let mut scratch = Scratch::with_bytes(plan.matmul_scratch(batch, rounding));
         let mut here = Vec::new();
         for tiles in ranges.clone() {
@@ -144,6 +143,14 @@ fn check(matrix: &Matrix<'_>, random: &mut Random) {
                 here.push(done.map(|()| bits(&y)));
             }
         }
+        let decoded = plan.clone().expand().map_err(class).and_then(|matrix| {
+            let mut y = vec![f32::NAN; matrix.plan().rows() * batch];
+            let mut scratch = Scratch::with_bytes(matrix.matmul_scratch(batch, rounding));
+            let blocks = 0..matrix.blocks();
+            let done = guard::within(0, || matrix.matmul(blocks, &activations, &mut y, scratch.as_bytes()));
+            done.map(|()| bits(&y)).map_err(class)
+        });
+        assert!(decoded == here[0], "{isa}: products of decoded integers");
         assert!(
             products.as_ref().is_none_or(|products| *products == here),
             "{isa}: products differ from scalar's"

@@ -150,6 +150,10 @@ impl<'a> ExpandedMatrix<'a> {
         activations.fits(&self.plan)?;
         let rows = self.rows_of(blocks.clone());
         require("results", rows.len().saturating_mul(activations.batch), y.len())?;
+        if self.plan.matrix.tile_count() == 0 {
+            y.fill(0.0);
+            return Ok(());
+        }
         let (batch, rounding) = (activations.batch, activations.rounding);
         let terms = rounding.terms();
         let mut carver = Carver::new(scratch, self.matmul_scratch(batch, rounding))?;
