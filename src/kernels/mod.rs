@@ -2,7 +2,8 @@
 //!
 //! In: a validated [`crate::payload::Matrix`] and activations. Out: products, integers or weights of a range of row
 //! tiles. Callers own threads and memory: every call works on a range of tiles, takes its scratch from the caller and
-//! allocates nothing. Depends on `payload` and std alone. `docs/KERNELS.md` explains how it works and what it costs.
+//! allocates nothing (but [`PreparedMatrix::expand`], which decodes a matrix once). Depends on `payload` and std alone.
+//! `docs/KERNELS.md` explains how it works and what it costs.
 //!
 //! One folder or file per instruction set; `dispatch` is the only place that chooses. The integer arithmetic is exact and the
 //! order of the float operations is part of each function's contract, so all instruction sets give the same bits.
