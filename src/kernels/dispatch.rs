@@ -1,7 +1,8 @@
 //! The one place where an instruction set is chosen.
 
-use super::activations::{BLOCK, MOST_TERMS};
+use super::activations::{BlockPart, BLOCK, MOST_TERMS};
 use super::escapes::{EscapeList, EscapeSums};
+use super::expanded::PackedGroup;
 use super::group::Group;
 use super::halves;
 use super::isa::Isa;
@@ -211,6 +212,50 @@ pub(super) fn rearrange(isa: Isa, values: &mut [u8], columns_per_chunk: usize) {
         // The portable kernel takes decoded order.
         _ => {
             let _ = (values, columns_per_chunk);
+        }
+    }
+}
+
+/// Values of a group of packed ones: [`PackedGroup::unpack`].
+pub(super) fn unpack(isa: Isa, group: &PackedGroup<'_>, to: &mut [u8]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets.
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe { avx512::unpack(group, to) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { avx2::unpack(group, to) },
+        _ => group.unpack(to, |_| ()),
+    }
+}
+
+/// Adds to `sums` the product of packed values with one or two vectors, as [`multiply`] does of unpacked ones. Returns
+/// whether the instruction set and the vectors are such that this can be done at once.
+pub(super) fn multiply_packed(
+    isa: Isa,
+    group: &PackedGroup<'_>,
+    activations: &BlockPart<'_>,
+    sums: &mut [f32],
+    batch: usize,
+) -> bool {
+    let vectors = activations.scales.len();
+    if !(1..=2).contains(&vectors) || !activations.high_words.is_empty() {
+        return false;
+    }
+    assert!(activations.corrections.len() == vectors);
+    assert!(activations.integers.len() == group.packings.len() * group.width * vectors);
+    assert!(group.width.is_multiple_of(4) && group.bytes.len() == group.packed_bytes());
+    assert!(sums.len() >= (batch + vectors) * PANEL_ROWS);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: plans are only made for available instruction sets; sizes were checked above.
+        Isa::Avx512 | Isa::Avx512Vpermb => unsafe {
+            avx512::multiply_packed(group, activations, sums, batch);
+            true
+        },
+        _ => {
+            let _ = (sums, batch);
+            false
         }
     }
 }

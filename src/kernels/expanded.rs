@@ -1,4 +1,4 @@
-//! A matrix decoded once: a byte for each weight, for machines with memory to spare.
+//! A matrix decoded once: a byte for each weight or half of one, for machines with memory to spare.
 //!
 //! Products are bit for bit those of the coded form, which [`PreparedMatrix::matvec`] defines. Rows stand in blocks that
 //! know nothing of tiles, so a matrix of one tile can be shared between threads.
@@ -10,12 +10,16 @@ use super::matmul::{Panel, Product, MOST_VECTORS, PANEL_ROWS};
 use super::plan::PreparedMatrix;
 use super::rows::ROWS_BY;
 use super::scratch::{bytes_for, Carver, Scratch};
+use crate::payload::LANES;
 use std::ops::Range;
 
 /// Panels of a block: what the product kernels take in one pass.
 const PANELS: usize = 2;
 /// Rows of a block, but the last one.
 const BLOCK_ROWS: usize = PANELS * PANEL_ROWS;
+
+/// How far ahead of the product values are fetched, in bytes: beyond the page, where the processor's own prefetch stops.
+pub(super) const FETCH_AHEAD: usize = 4096;
 
 /// An addend for one integer of a row.
 #[derive(Clone, Copy, Debug)]
@@ -25,15 +29,103 @@ struct RowEscape {
     addend: f32,
 }
 
+/// How the values of a block and chunk are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// One byte each.
+    Bytes,
+    /// Four bits each, what they exceed this number by: the first panel in the low ones, the second in the high ones.
+    Halves(u8),
+}
+
+impl Packing {
+    fn of(values: &[u8]) -> Self {
+        let (least, most) = values.iter().fold((u8::MAX, 0), |(a, b), &value| (value.min(a), value.max(b)));
+        match most.saturating_sub(least) < 16 {
+            true => Self::Halves(least),
+            false => Self::Bytes,
+        }
+    }
+
+    /// Bytes for so many values.
+    fn bytes(self, values: usize) -> usize {
+        match self {
+            Self::Bytes => values,
+            Self::Halves(_) => values / 2,
+        }
+    }
+
+    fn pack(self, values: &[u8], to: &mut Vec<u8>) {
+        match self {
+            Self::Bytes => to.extend_from_slice(values),
+            Self::Halves(least) => {
+                let (first, second) = values.split_at(values.len() / 2);
+                to.extend(first.iter().zip(second).map(|(a, b)| (a - least) | ((b - least) << 4)));
+            }
+        }
+    }
+}
+
+/// Values of the chunks of a group in one block, as [`ExpandedMatrix`] stores them.
+pub(super) struct PackedGroup<'p> {
+    /// Columns of one chunk.
+    pub(super) width: usize,
+    pub(super) bytes: &'p [u8],
+    /// Of each chunk.
+    pub(super) packings: &'p [Packing],
+}
+
+impl PackedGroup<'_> {
+    /// Bytes that packings of these chunks take.
+    pub(super) fn packed_bytes(&self) -> usize {
+        self.packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * self.width)).sum()
+    }
+
+    /// Writes the values. Compiled for each instruction set; `fetch` is told where it reads.
+    #[inline(always)]
+    pub(super) fn unpack(&self, to: &mut [u8], fetch: impl Fn(*const u8)) {
+        let mut rest = self.bytes;
+        for (to, packing) in to.chunks_exact_mut(BLOCK_ROWS * self.width).zip(self.packings) {
+            let (bytes, others) = rest.split_at(packing.bytes(to.len()));
+            rest = others;
+            let from = bytes.as_chunks::<LANES>().0;
+            match *packing {
+                Packing::Bytes => {
+                    for (from, to) in from.iter().zip(to.as_chunks_mut::<LANES>().0) {
+                        fetch(from.as_ptr());
+                        *to = *from;
+                    }
+                }
+                Packing::Halves(least) => {
+                    let (first, second) = to.split_at_mut(to.len() / 2);
+                    let first = first.as_chunks_mut::<LANES>().0.iter_mut();
+                    let to = first.zip(second.as_chunks_mut::<LANES>().0);
+                    for (from, (first, second)) in from.iter().zip(to) {
+                        fetch(from.as_ptr());
+                        for lane in 0..LANES {
+                            first[lane] = (from[lane] & 15).wrapping_add(least);
+                            second[lane] = (from[lane] >> 4).wrapping_add(least);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A [`PreparedMatrix`] with its integers decoded: [`PreparedMatrix::expand`] makes it.
 ///
-/// Immutable, and shared freely between threads. It keeps [`PreparedMatrix::expanded_bytes`] bytes of integers, and 8
-/// bytes for each escape.
+/// Immutable, and shared freely between threads. Integers of 32 rows and one chunk of columns take four bits each if they
+/// are at most 15 apart, else eight; escapes take 8 bytes each.
 #[derive(Clone, Debug)]
 pub struct ExpandedMatrix<'a> {
     plan: PreparedMatrix<'a>,
     /// Values u = m + offset by block of rows, chunk and panel, a panel in the order of [`dispatch::rearrange`].
     values: Vec<u8>,
+    /// How they are stored, by block and chunk.
+    packings: Vec<Packing>,
+    /// Where the values of each block begin, and where those of the last one end.
+    blocks: Vec<usize>,
     /// By row, in stream order.
     escapes: Vec<RowEscape>,
     /// Where the escapes of each row begin, and where those of the last one end.
@@ -43,7 +135,8 @@ pub struct ExpandedMatrix<'a> {
 }
 
 impl<'a> PreparedMatrix<'a> {
-    /// Bytes of the decoded integers of [`Self::expand`]; `None` if no memory can hold them.
+    /// Bytes that the decoded integers of [`Self::expand`] take while it works, and at most afterwards; `None` if no memory
+    /// can hold them.
     ///
     /// They may be thousands of times as many as the coded bytes: a caller that does not trust these has a limit.
     pub fn expanded_bytes(&self) -> Option<usize> {
@@ -51,7 +144,7 @@ impl<'a> PreparedMatrix<'a> {
         rows.checked_mul(self.matrix.stream_length()).filter(|&bytes| isize::try_from(bytes).is_ok())
     }
 
-    /// Decodes all of it. Allocates what [`Self::expanded_bytes`] says.
+    /// Decodes all of it. Allocates what [`Self::expanded_bytes`] says, and up to as much again for the result.
     ///
     /// # Errors
     /// [`KernelError::Payload`]; of several damaged tiles the first is named. [`KernelError::Shape`] if no memory can hold
@@ -100,7 +193,20 @@ impl<'a> PreparedMatrix<'a> {
             next[row] += 1;
         }
         let wide = self.classes.iter().any(|class| class.raw_bits > 0);
-        Ok(ExpandedMatrix { plan: self, values, escapes, starts, wide })
+        let of_chunks = values.chunks_exact(BLOCK_ROWS * width);
+        let packings: Vec<_> = of_chunks.clone().map(Packing::of).collect();
+        let mut packed =
+            Vec::with_capacity(packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum());
+        let mut blocks = Vec::with_capacity(self.rows().div_ceil(BLOCK_ROWS) + 1);
+        let chunks = length / width;
+        for (index, (packing, values)) in packings.iter().zip(of_chunks).enumerate() {
+            if index % chunks == 0 {
+                blocks.push(packed.len());
+            }
+            packing.pack(values, &mut packed);
+        }
+        blocks.push(packed.len());
+        Ok(ExpandedMatrix { plan: self, values: packed, packings, blocks, escapes, starts, wide })
     }
 }
 
@@ -108,6 +214,11 @@ impl<'a> ExpandedMatrix<'a> {
     /// The matrix in its coded form: activations are prepared with it, and rows looked up.
     pub fn plan(&self) -> &PreparedMatrix<'a> {
         &self.plan
+    }
+
+    /// Bytes that the decoded integers and the escapes take.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.values) + size_of_val(&*self.packings) + size_of_val(&*self.escapes)
     }
 
     /// Blocks of rows: the unit of work. Threads take disjoint ranges of them.
@@ -129,7 +240,9 @@ impl<'a> ExpandedMatrix<'a> {
     /// Scratch bytes that [`Self::matmul`] needs for `batch` vectors, for any range of blocks.
     pub fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
         let vectors = batch.saturating_mul(rounding.terms()).min(MOST_VECTORS);
-        bytes_for::<f32>(BLOCK_ROWS * vectors) + bytes_for::<f32>(BLOCK_ROWS * vectors / rounding.terms())
+        bytes_for::<f32>(BLOCK_ROWS * vectors)
+            + bytes_for::<f32>(BLOCK_ROWS * vectors / rounding.terms())
+            + bytes_for::<u8>(BLOCK_ROWS * rounding.group_columns())
     }
 
     /// Product of the rows of `blocks` with all prepared vectors: `y[b * rows + r]` for vector b and row r of these
@@ -160,13 +273,14 @@ impl<'a> ExpandedMatrix<'a> {
         let most = activations.vectors().min(MOST_VECTORS);
         let sums = carver.take::<f32>(BLOCK_ROWS * most);
         let escaped = carver.take::<f32>(BLOCK_ROWS * most / terms);
+        let values = carver.take::<u8>(BLOCK_ROWS * rounding.group_columns());
         for block in blocks {
             for start in (0..activations.vectors()).step_by(MOST_VECTORS) {
                 let vectors = start..activations.vectors().min(start + MOST_VECTORS);
                 let numbers = start / terms..vectors.end / terms;
                 let sums = &mut sums[..BLOCK_ROWS * vectors.len()];
                 let escaped = &mut escaped[..BLOCK_ROWS * numbers.len()];
-                self.multiply(block, activations, vectors, sums);
+                self.multiply(block, activations, vectors, sums, values);
                 self.add_escapes_of(block, activations, numbers.clone(), escaped);
                 let of_block = self.rows_of(block..block + 1);
                 for panel in of_block.clone().step_by(PANEL_ROWS) {
@@ -189,20 +303,41 @@ impl<'a> ExpandedMatrix<'a> {
     }
 
     /// Sets `sums` to the products of the integers of a block: by panel, vector and row of the panel.
-    fn multiply(&self, block: usize, activations: &Activations<'_>, vectors: Range<usize>, sums: &mut [f32]) {
+    fn multiply(
+        &self,
+        block: usize,
+        activations: &Activations<'_>,
+        vectors: Range<usize>,
+        sums: &mut [f32],
+        values: &mut [u8],
+    ) {
         let (plan, rounding) = (&self.plan, activations.rounding);
-        let (width, length) = (plan.geometry().columns_per_chunk(), plan.matrix.stream_length());
-        let values = &self.values[block * BLOCK_ROWS * length..(block + 1) * BLOCK_ROWS * length];
+        let width = plan.geometry().columns_per_chunk();
+        let chunks = plan.matrix.stream_length() / width;
+        let mut packings = &self.packings[block * chunks..(block + 1) * chunks];
+        let mut rest = &self.values[self.blocks[block]..self.blocks[block + 1]];
         sums.fill(0.0);
         for group in 0..plan.groups(rounding) {
             let positions = plan.group_positions(group, rounding);
+            let (of_group, others) = packings.split_at(positions.len() / width);
+            packings = others;
+            let mut packed = PackedGroup { width, bytes: rest, packings: of_group };
+            (packed.bytes, rest) = rest.split_at(packed.packed_bytes());
+            if vectors.len() <= 2 {
+                let part = activations.part(group, &positions, vectors.clone());
+                if dispatch::multiply_packed(plan.isa, &packed, &part, sums, vectors.len()) {
+                    continue;
+                }
+            }
+            let values = &mut values[..positions.len() * BLOCK_ROWS];
+            dispatch::unpack(plan.isa, &packed, values);
             for start in vectors.clone().step_by(BLOCK) {
                 // Blocks of the batch start at multiples of BLOCK, and so do `vectors`.
                 let part = start..vectors.end.min(start + BLOCK);
                 let product = Product {
                     width,
-                    chunks: positions.len() / width,
-                    values: &values[positions.start * BLOCK_ROWS..positions.end * BLOCK_ROWS],
+                    chunks: of_group.len(),
+                    values,
                     chunk_stride: BLOCK_ROWS * width,
                     panels: PANELS,
                     activations: activations.part(group, &positions, part),

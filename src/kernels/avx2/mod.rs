@@ -17,6 +17,7 @@ pub(super) use table::Avx2Table;
 
 use super::activations::{lanes_of_term, MOST_TERMS};
 use super::dispatch::{self, Dot};
+use super::expanded::{PackedGroup, FETCH_AHEAD};
 use super::group::Group;
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
@@ -321,4 +322,19 @@ pub(super) unsafe fn quantize(parts: &mut [Group]) -> f32 {
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn split(group: &mut Group) -> f32 {
     group.split()
+}
+
+/// [`PackedGroup::unpack`] with wide registers, fetching ahead.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn unpack(group: &PackedGroup<'_>, to: &mut [u8]) {
+    group.unpack(to, |at| {
+        #[allow(unused_unsafe, reason = "older compilers want it")]
+        // SAFETY: a hint, which may name any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(FETCH_AHEAD).cast())
+        };
+    });
 }

@@ -1,6 +1,8 @@
 //! AVX-512 product of decoded values with a batch: one register holds four columns of 16 rows, and each dot product
 //! instruction multiplies it with four activations of one vector.
 
+use super::super::activations::BlockPart;
+use super::super::expanded::{PackedGroup, Packing, FETCH_AHEAD};
 use super::super::group::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
 use std::arch::x86_64::*;
@@ -87,11 +89,6 @@ unsafe fn transpose_16(at: *mut u8) {
     }
 }
 
-/// Vectors with which a product waits for memory, where values come from there.
-const FEW: usize = 2;
-/// How far ahead values are fetched then.
-const PREFETCH: usize = 4096;
-
 /// See `dispatch::multiply`.
 ///
 /// # Safety
@@ -148,11 +145,7 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
         ($at:expr, $x:expr) => {
             let mut values = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                let at = $at.add(p * panel_bytes);
-                values[p] = _mm512_loadu_si512(at.cast());
-                if N <= FEW {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(PREFETCH).cast::<i8>());
-                }
+                values[p] = _mm512_loadu_si512($at.add(p * panel_bytes).cast());
             }
             for n in 0..N {
                 let four = _mm512_set1_epi32($x.add(4 * n).cast::<i32>().read_unaligned());
@@ -195,6 +188,95 @@ unsafe fn multiply_panels<const P: usize, const N: usize>(
         for p in 0..P {
             for n in 0..N {
                 let sum = sums.as_mut_ptr().add(((panel + p) * batch + n) * PANEL_ROWS);
+                let term = _mm512_mul_ps(_mm512_set1_ps(scales[n]), _mm512_cvtepi32_ps(totals[p][n]));
+                _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), term));
+            }
+        }
+    }
+}
+
+/// Adds to `sums` the product of two panels of packed values with one or two vectors, none of which has large words: what
+/// [`multiply`] makes of the values unpacked.
+///
+/// # Safety
+/// The machine has the instructions of `Isa::Avx512`, and the sizes are those that `dispatch::multiply_packed` checks.
+pub(in super::super) unsafe fn multiply_packed(
+    group: &PackedGroup<'_>,
+    activations: &BlockPart<'_>,
+    sums: &mut [f32],
+    batch: usize,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match activations.scales.len() {
+            1 => multiply_packed_by::<1>(group, activations, sums, batch),
+            _ => multiply_packed_by::<2>(group, activations, sums, batch),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_packed_by<const N: usize>(
+    group: &PackedGroup<'_>,
+    activations: &BlockPart<'_>,
+    sums: &mut [f32],
+    batch: usize,
+) {
+    let words = group.width / 4;
+    let Some(corrections) = activations.corrections.first_chunk::<N>() else { return };
+    let Some(scales) = activations.scales.first_chunk::<N>() else { return };
+    let four_bits = _mm512_set1_epi8(15);
+    let mut totals = [[_mm512_setzero_si512(); N]; 2];
+    for n in 0..N {
+        totals[0][n] = _mm512_set1_epi32(corrections[n]);
+        totals[1][n] = totals[0][n];
+    }
+    let mut x = activations.integers.as_ptr();
+    let mut at = group.bytes.as_ptr();
+    // SAFETY: a chunk has `words` registers of values for each panel, or for both, and four activations of every vector for
+    // each word: by the sizes that the caller checked, all addresses are inside the slices. Prefetches may name any.
+    unsafe {
+        // Adds the products of one word of both panels.
+        macro_rules! add_word {
+            ($values:expr) => {
+                for n in 0..N {
+                    let four = _mm512_set1_epi32(x.add(4 * n).cast::<i32>().read_unaligned());
+                    for p in 0..2 {
+                        totals[p][n] = _mm512_dpbusd_epi32(totals[p][n], $values[p], four);
+                    }
+                }
+                x = x.add(4 * N);
+            };
+        }
+        for packing in group.packings {
+            match *packing {
+                Packing::Halves(least) => {
+                    let least = _mm512_set1_epi8(least as i8);
+                    for _ in 0..words {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(FETCH_AHEAD).cast());
+                        let both = _mm512_loadu_si512(at.cast());
+                        let halves = [both, _mm512_srli_epi16::<4>(both)];
+                        let values =
+                            halves.map(|half| _mm512_add_epi8(_mm512_and_si512(half, four_bits), least));
+                        add_word!(values);
+                        at = at.add(64);
+                    }
+                }
+                Packing::Bytes => {
+                    for _ in 0..words {
+                        let second = at.add(64 * words);
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(FETCH_AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(second.wrapping_add(FETCH_AHEAD).cast());
+                        add_word!([_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(second.cast())]);
+                        at = at.add(64);
+                    }
+                    at = at.add(64 * words);
+                }
+            }
+        }
+        for p in 0..2 {
+            for n in 0..N {
+                let sum = sums.as_mut_ptr().add((p * batch + n) * PANEL_ROWS);
                 let term = _mm512_mul_ps(_mm512_set1_ps(scales[n]), _mm512_cvtepi32_ps(totals[p][n]));
                 _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), term));
             }
