@@ -2,11 +2,11 @@
 
 use super::activations::{BlockPart, BLOCK, MOST_TERMS};
 use super::escapes::{EscapeList, EscapeSums};
-use super::expanded::PackedGroup;
 use super::group::Group;
 use super::halves;
 use super::isa::Isa;
 use super::matmul::{Product, PANEL_ROWS};
+use super::packing::PackedGroup;
 use super::plan::ClassPlan;
 use super::scalar;
 use super::stream::TileState;

@@ -7,19 +7,11 @@ use super::activations::{Activations, Rounding, BLOCK};
 use super::dispatch;
 use super::error::{require, KernelError};
 use super::matmul::{Panel, Product, MOST_VECTORS, PANEL_ROWS};
+use super::packing::{PackedGroup, Packing, BLOCK_ROWS, PANELS};
 use super::plan::PreparedMatrix;
 use super::rows::ROWS_BY;
 use super::scratch::{bytes_for, Carver, Scratch};
-use crate::payload::LANES;
 use std::ops::Range;
-
-/// Panels of a block: what the product kernels take in one pass.
-const PANELS: usize = 2;
-/// Rows of a block, but the last one.
-const BLOCK_ROWS: usize = PANELS * PANEL_ROWS;
-
-/// How far ahead of the product values are fetched, in bytes: beyond the page, where the processor's own prefetch stops.
-pub(super) const FETCH_AHEAD: usize = 4096;
 
 /// An addend for one integer of a row.
 #[derive(Clone, Copy, Debug)]
@@ -29,89 +21,8 @@ struct RowEscape {
     addend: f32,
 }
 
-/// How the values of a block and chunk are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// One byte each.
-    Bytes,
-    /// Four bits each, what they exceed this number by: the first panel in the low ones, the second in the high ones.
-    Halves(u8),
-}
-
-impl Packing {
-    fn of(values: &[u8]) -> Self {
-        let (least, most) = values.iter().fold((u8::MAX, 0), |(a, b), &value| (value.min(a), value.max(b)));
-        match most.saturating_sub(least) < 16 {
-            true => Self::Halves(least),
-            false => Self::Bytes,
-        }
-    }
-
-    /// Bytes for so many values.
-    fn bytes(self, values: usize) -> usize {
-        match self {
-            Self::Bytes => values,
-            Self::Halves(_) => values / 2,
-        }
-    }
-
-    fn pack(self, values: &[u8], to: &mut Vec<u8>) {
-        match self {
-            Self::Bytes => to.extend_from_slice(values),
-            Self::Halves(least) => {
-                let (first, second) = values.split_at(values.len() / 2);
-                to.extend(first.iter().zip(second).map(|(a, b)| (a - least) | ((b - least) << 4)));
-            }
-        }
-    }
-}
-
-/// Values of the chunks of a group in one block, as [`ExpandedMatrix`] stores them.
-pub(super) struct PackedGroup<'p> {
-    /// Columns of one chunk.
-    pub(super) width: usize,
-    pub(super) bytes: &'p [u8],
-    /// Of each chunk.
-    pub(super) packings: &'p [Packing],
-}
-
-impl PackedGroup<'_> {
-    /// Bytes that packings of these chunks take.
-    pub(super) fn packed_bytes(&self) -> usize {
-        self.packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * self.width)).sum()
-    }
-
-    /// Writes the values. Compiled for each instruction set; `fetch` is told where it reads.
-    #[inline(always)]
-    pub(super) fn unpack(&self, to: &mut [u8], fetch: impl Fn(*const u8)) {
-        let mut rest = self.bytes;
-        for (to, packing) in to.chunks_exact_mut(BLOCK_ROWS * self.width).zip(self.packings) {
-            let (bytes, others) = rest.split_at(packing.bytes(to.len()));
-            rest = others;
-            let from = bytes.as_chunks::<LANES>().0;
-            match *packing {
-                Packing::Bytes => {
-                    for (from, to) in from.iter().zip(to.as_chunks_mut::<LANES>().0) {
-                        fetch(from.as_ptr());
-                        *to = *from;
-                    }
-                }
-                Packing::Halves(least) => {
-                    let (first, second) = to.split_at_mut(to.len() / 2);
-                    let first = first.as_chunks_mut::<LANES>().0.iter_mut();
-                    let to = first.zip(second.as_chunks_mut::<LANES>().0);
-                    for (from, (first, second)) in from.iter().zip(to) {
-                        fetch(from.as_ptr());
-                        for lane in 0..LANES {
-                            first[lane] = (from[lane] & 15).wrapping_add(least);
-                            second[lane] = (from[lane] >> 4).wrapping_add(least);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
+/// An escape and its row.
+type Placed = (usize, RowEscape);
 
 /// A [`PreparedMatrix`] with its integers decoded: [`PreparedMatrix::expand`] makes it.
 ///
@@ -153,52 +64,15 @@ impl<'a> PreparedMatrix<'a> {
         let too_many =
             KernelError::Shape { what: "integers", expected: isize::MAX as usize, got: usize::MAX };
         let bytes = self.expanded_bytes().ok_or(too_many)?;
-        let (width, length) = (self.geometry().columns_per_chunk(), self.matrix.stream_length());
-        let mut values = vec![0; bytes];
-        let mut of_tiles = Vec::new();
-        let mut starts = vec![0; self.rows() + 1];
-        if self.matrix.tile_count() > 0 {
-            let needed = self.decode_groups_scratch(ROWS_BY);
-            let mut scratch = Scratch::with_bytes(needed);
-            self.for_each_group(0..self.tiles(), |group| {
-                let first = self.rows_of(group.clone()).start;
-                let mut carver = Carver::new(scratch.as_bytes(), needed)?;
-                self.each_row_part(group.clone(), &mut carver, |row, position, _, part| {
-                    let row = first + row;
-                    let block = row / BLOCK_ROWS * BLOCK_ROWS * length;
-                    let at = block + position * BLOCK_ROWS + row % BLOCK_ROWS * width;
-                    values[at..at + width].copy_from_slice(part);
-                })?;
-                for tile in group.clone() {
-                    let first = self.rows_of(tile..tile + 1).start;
-                    let escapes = self.add_escapes(tile, |row, position, addend| {
-                        of_tiles.push((first + row, RowEscape { position: position as u32, addend }));
-                        starts[first + row + 1] += 1;
-                    });
-                    if escapes.is_err() {
-                        return Err(self.first_error(group));
-                    }
-                }
-                Ok(())
-            })?;
-            dispatch::rearrange(self.isa, &mut values, width);
-        }
-        for row in 0..self.rows() {
-            starts[row + 1] += starts[row];
-        }
-        let mut next = starts.clone();
-        let mut escapes = vec![RowEscape { position: 0, addend: 0.0 }; of_tiles.len()];
-        for (row, escape) in of_tiles {
-            escapes[next[row]] = escape;
-            next[row] += 1;
-        }
-        let wide = self.classes.iter().any(|class| class.raw_bits > 0);
+        let (values, escapes) = self.decode_all(bytes)?;
+        let (escapes, starts) = by_row(&escapes, self.rows());
+        let width = self.geometry().columns_per_chunk();
         let of_chunks = values.chunks_exact(BLOCK_ROWS * width);
         let packings: Vec<_> = of_chunks.clone().map(Packing::of).collect();
-        let mut packed =
-            Vec::with_capacity(packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum());
+        let size = packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum();
+        let mut packed = Vec::with_capacity(size);
         let mut blocks = Vec::with_capacity(self.rows().div_ceil(BLOCK_ROWS) + 1);
-        let chunks = length / width;
+        let chunks = self.matrix.stream_length() / width;
         for (index, (packing, values)) in packings.iter().zip(of_chunks).enumerate() {
             if index % chunks == 0 {
                 blocks.push(packed.len());
@@ -206,8 +80,59 @@ impl<'a> PreparedMatrix<'a> {
             packing.pack(values, &mut packed);
         }
         blocks.push(packed.len());
+        let wide = self.classes.iter().any(|class| class.raw_bits > 0);
         Ok(ExpandedMatrix { plan: self, values: packed, packings, blocks, escapes, starts, wide })
     }
+
+    /// Values by block of rows, chunk and panel, `bytes` in all, and escapes with their rows, tile after tile.
+    fn decode_all(&self, bytes: usize) -> Result<(Vec<u8>, Vec<Placed>), KernelError> {
+        let (width, length) = (self.geometry().columns_per_chunk(), self.matrix.stream_length());
+        let (mut values, mut escapes) = (vec![0; bytes], Vec::new());
+        if self.matrix.tile_count() == 0 {
+            return Ok((values, escapes));
+        }
+        let needed = self.decode_groups_scratch(ROWS_BY);
+        let mut scratch = Scratch::with_bytes(needed);
+        self.for_each_group(0..self.tiles(), |group| {
+            let first = self.rows_of(group.clone()).start;
+            let mut carver = Carver::new(scratch.as_bytes(), needed)?;
+            self.each_row_part(group.clone(), &mut carver, |row, position, _, part| {
+                let row = first + row;
+                let block = row / BLOCK_ROWS * BLOCK_ROWS * length;
+                let at = block + position * BLOCK_ROWS + row % BLOCK_ROWS * width;
+                values[at..at + width].copy_from_slice(part);
+            })?;
+            for tile in group.clone() {
+                let first = self.rows_of(tile..tile + 1).start;
+                let visited = self.add_escapes(tile, |row, position, addend| {
+                    escapes.push((first + row, RowEscape { position: position as u32, addend }));
+                });
+                if visited.is_err() {
+                    return Err(self.first_error(group));
+                }
+            }
+            Ok(())
+        })?;
+        dispatch::rearrange(self.isa, &mut values, width);
+        Ok((values, escapes))
+    }
+}
+
+/// Puts escapes in the order of their rows, each row's in the order they had. Also says where those of each row begin, and
+/// where those of the last one end.
+fn by_row(escapes: &[Placed], rows: usize) -> (Vec<RowEscape>, Vec<usize>) {
+    let mut starts = vec![0; rows + 1];
+    escapes.iter().for_each(|(row, _)| starts[row + 1] += 1);
+    for row in 0..rows {
+        starts[row + 1] += starts[row];
+    }
+    let mut next = starts.clone();
+    let mut ordered = vec![RowEscape { position: 0, addend: 0.0 }; escapes.len()];
+    for &(row, escape) in escapes {
+        ordered[next[row]] = escape;
+        next[row] += 1;
+    }
+    (ordered, starts)
 }
 
 impl<'a> ExpandedMatrix<'a> {

@@ -26,6 +26,7 @@ mod isa;
 mod matmul;
 mod matvec;
 pub mod measure;
+mod packing;
 mod pass;
 mod plan;
 mod rows;

@@ -107,6 +107,10 @@ impl Budget {
         self.refused.load(Ordering::Relaxed)
     }
 
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Spends the bytes if they are left.
     fn spend(&self, bytes: Option<usize>) -> bool {
         let less = |left: usize| left.checked_sub(bytes?);
@@ -179,8 +183,11 @@ impl FusedMatrix {
                     match budget.spend(plan.expanded_bytes()) {
                         false => Ok(Form::Coded(plan)),
                         true => {
-                            let expanded = plan.expand();
-                            expanded.map(Form::Decoded).map_err(|error| source_error(&tensor.tensor, error))
+                            let most = plan.expanded_bytes().unwrap_or(0);
+                            let matrix =
+                                plan.expand().map_err(|error| source_error(&tensor.tensor, error))?;
+                            budget.give_back(most.saturating_sub(matrix.bytes()));
+                            Ok(Form::Decoded(matrix))
                         }
                     }
                 }

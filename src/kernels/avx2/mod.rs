@@ -17,8 +17,8 @@ pub(super) use table::Avx2Table;
 
 use super::activations::{lanes_of_term, MOST_TERMS};
 use super::dispatch::{self, Dot};
-use super::expanded::{PackedGroup, FETCH_AHEAD};
 use super::group::Group;
+use super::packing::{PackedGroup, FETCH_AHEAD};
 use super::plan::{ClassPlan, Tables};
 use super::stream::TileState;
 use std::arch::x86_64::*;

@@ -2,9 +2,9 @@
 //! instruction multiplies it with four activations of one vector.
 
 use super::super::activations::BlockPart;
-use super::super::expanded::{PackedGroup, Packing, FETCH_AHEAD};
 use super::super::group::HIGH_BITS;
 use super::super::matmul::{Product, PANEL_ROWS};
+use super::super::packing::{PackedGroup, Packing, FETCH_AHEAD};
 use std::arch::x86_64::*;
 
 /// Rearranges decoded values: each panel of 16 rows and chunk becomes one register for each word of four columns.
