@@ -55,8 +55,8 @@ pub(crate) struct Arguments {
     /// Multiply floats instead of rounded activations: slower, the same as the unpacked model.
     #[arg(long)]
     exact: bool,
-    /// What weights are kept as: coded, as in the file, or int8, decoded once when the model is opened. That takes a byte
-    /// of memory for each weight besides the file, and makes small models faster; texts are the same.
+    /// What weights are kept as: coded, as in the file, or int8, decoded once when the model is opened. That takes half a
+    /// byte to a byte of memory for each weight besides the file, and generates faster; texts are the same.
     #[arg(long, value_name = "FORM", value_enum, default_value_t, conflicts_with = "exact")]
     resident: Form,
     /// Print text and speeds as JSON when all is done.

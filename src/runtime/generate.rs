@@ -51,8 +51,8 @@ pub struct RunOptions {
     pub arithmetic: Arithmetic,
     /// How keys and values are stored.
     pub cache: CachePrecision,
-    /// Bytes that may be spent on decoded integers of WSIC tensors, one for each weight: matrices that fit are decoded
-    /// once for a session, which makes small models faster. Results are the same. With [`Arithmetic::Float`] nothing
+    /// Bytes that may be spent on decoded integers of WSIC tensors, one or half of one for each weight: matrices that fit
+    /// are decoded once for a session, and multiply faster then. Results are the same. With [`Arithmetic::Float`] nothing
     /// is decoded.
     pub decoded_bytes: usize,
     /// Bytes of f32 weights that a model *without* WSIC tensors may keep in memory; its other layers are read again

@@ -4,7 +4,7 @@
 //! In: a GGUF file. Out: a validated payload, or rows of f32 of any tensor, ours or ggml's ([`WeightSource`]);
 //! products straight from the mapped file ([`FusedSource`]); text ([`TextModel`], [`Session`]). Resident memory of a
 //! model that runs is its mapped file, the key-value cache and the activations, and if asked for
-//! ([`RunOptions::decoded_bytes`]) a byte for each weight. May not print.
+//! ([`RunOptions::decoded_bytes`]) a byte or half of one for each weight. May not print.
 
 mod container;
 mod fused;

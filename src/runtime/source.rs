@@ -66,7 +66,7 @@ impl FusedSource {
     }
 
     /// The same with up to so many bytes for integers of matrices of our type, which are decoded once then: those that are
-    /// opened first. They multiply with the same results, small ones faster.
+    /// opened first. They multiply faster, with the same results.
     pub fn with_decoded_bytes(self, bytes: usize) -> Self {
         Self { decoded: Budget::new(bytes), ..self }
     }
