@@ -449,6 +449,7 @@ fn a_matrix_decoded_once_has_the_same_products() {
                 plan.matmul(0..plan.tiles(), &activations, &mut expected, scratch.as_bytes()).unwrap();
 
                 let expanded = plan.clone().expand().unwrap();
+                assert!(expanded.bytes() <= plan.expanding_bytes().unwrap());
                 let mut scratch = Scratch::with_bytes(expanded.matmul_scratch(batch, rounding));
                 let mut y = vec![f32::NAN; recipe.rows * batch];
                 let blocks = expanded.blocks();

@@ -91,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         }
         return dry_run(&options(arguments)?, arguments.json, &listener);
     }
-    if !context.quiet {
+    if !context.quiet && kld.is_none() {
         match (arguments.resume, is_interrupted(&arguments.output)) {
             (true, false) => eprintln!("note: nothing is there to go on with: starting from the beginning"),
             (false, true) => eprintln!(
@@ -101,7 +101,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
             _ => {}
         }
     }
-    interrupt::conversion(&arguments.output);
+    if kld.is_none() {
+        interrupt::conversion(&arguments.output);
+    }
     let outcome = if arguments.settings.method == "none" {
         convert_plain(&plain_options(arguments)?, &listener)?
     } else {

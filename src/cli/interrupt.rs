@@ -39,8 +39,9 @@ pub(super) fn watch() {
         if let Some(signal) = signals.forever().next() {
             crate::gguf::remove_unfinished();
             for folder in FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                // Nobody is left to tell if this fails.
-                let _ = std::fs::remove_dir_all(folder);
+                // Threads that go on writing into it shall not find it. Nobody is left to tell if this fails.
+                let gone = folder.with_extension("removed");
+                let _ = std::fs::rename(&folder, &gone).and_then(|()| std::fs::remove_dir_all(gone));
             }
             let conversion = CONVERSION.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(output) = conversion.as_ref().filter(|output| crate::convert::is_interrupted(output))

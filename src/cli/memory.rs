@@ -20,9 +20,15 @@ impl Resident {
     }
 }
 
-/// Bytes that new allocations could have without others being swapped out; `None` where that is not known.
+/// Bytes that new allocations could have without others being swapped out, or the limit of a container being met; `None`
+/// where that is not known.
 pub(super) fn available() -> Option<u64> {
-    available_in(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    let of_machine = available_in(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    let of_group = |name: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok()?.trim().parse().ok()
+    };
+    let left = of_group("max").zip(of_group("current")).map(|(most, used)| most.saturating_sub(used));
+    Some(left.map_or(of_machine, |left| left.min(of_machine)))
 }
 
 fn available_in(meminfo: &str) -> Option<u64> {

@@ -77,14 +77,16 @@ impl Form {
     fn decoded_bytes(self) -> usize {
         match self {
             Self::Coded => 0,
-            Self::Int8 => memory::available()
-                .map_or(ELSEWHERE, |bytes| usize::try_from(bytes / 8 * 7).unwrap_or(usize::MAX)),
+            Self::Int8 => {
+                let bytes = memory::available().unwrap_or(ELSEWHERE) / 8 * 7;
+                usize::try_from(bytes).unwrap_or(usize::MAX / 4)
+            }
         }
     }
 }
 
 /// Bytes for decoded integers where the memory that is available is not known.
-const ELSEWHERE: usize = 8 << 30;
+const ELSEWHERE: u64 = 8 << 30;
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
     match text.parse() {
@@ -158,10 +160,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
                 eprintln!("note: --resident is for WSIC tensors, and this model has none")
             }
             0 => {}
-            left => eprintln!(
-                "note: {} stay coded: decoded they do not fit into the memory that is available",
-                units::counted(left, "tensor")
-            ),
+            left => eprintln!("note: not decoded, for want of memory: {}", units::counted(left, "tensor")),
         }
     }
     let bar = progress::bar(prompt.len() as u64, "prompt", context.quiet || prompt.len() < 512);

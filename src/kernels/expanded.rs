@@ -1,6 +1,6 @@
 //! A matrix decoded once: a byte for each weight or half of one, for machines with memory to spare.
 //!
-//! Products are bit for bit those of the coded form, which [`PreparedMatrix::matvec`] defines. Rows stand in blocks that
+//! Products are bit for bit those of the coded form (but for which NaN it is), which [`PreparedMatrix::matvec`] defines. Rows stand in blocks that
 //! know nothing of tiles, so a matrix of one tile can be shared between threads.
 
 use super::activations::{Activations, Rounding, BLOCK};
@@ -20,9 +20,6 @@ struct RowEscape {
     position: u32,
     addend: f32,
 }
-
-/// An escape and its row.
-type Placed = (usize, RowEscape);
 
 /// A [`PreparedMatrix`] with its integers decoded: [`PreparedMatrix::expand`] makes it.
 ///
@@ -46,31 +43,48 @@ pub struct ExpandedMatrix<'a> {
 }
 
 impl<'a> PreparedMatrix<'a> {
-    /// Bytes that the decoded integers of [`Self::expand`] take while it works, and at most afterwards; `None` if no memory
+    /// Bytes that [`Self::expand`] allocates at most; the result keeps fewer ([`ExpandedMatrix::bytes`]). `None` if no memory
     /// can hold them.
     ///
     /// They may be thousands of times as many as the coded bytes: a caller that does not trust these has a limit.
-    pub fn expanded_bytes(&self) -> Option<usize> {
+    pub fn expanding_bytes(&self) -> Option<usize> {
+        let values = self.values()?;
+        let chunks = values / (BLOCK_ROWS * self.geometry().columns_per_chunk());
+        let escapes = (0..self.matrix.tile_count()).map(|tile| self.matrix.tile(tile).escapes.len());
+        // An escape has two bits at least.
+        let escapes = escapes.sum::<usize>().checked_mul(4 * size_of::<RowEscape>())?;
+        let starts = self.rows().checked_add(1)?.checked_mul(3 * size_of::<usize>())?;
+        // Before and after they are packed.
+        let values = values.checked_mul(2)?.checked_add(chunks.checked_mul(size_of::<Packing>())?)?;
+        let scratch = self.decode_groups_scratch(ROWS_BY);
+        values.checked_add(escapes)?.checked_add(starts)?.checked_add(scratch)
+    }
+
+    /// Values of all blocks.
+    fn values(&self) -> Option<usize> {
         let rows = self.rows().div_ceil(BLOCK_ROWS).checked_mul(BLOCK_ROWS)?;
         rows.checked_mul(self.matrix.stream_length()).filter(|&bytes| isize::try_from(bytes).is_ok())
     }
 
-    /// Decodes all of it. Allocates what [`Self::expanded_bytes`] says, and up to as much again for the result.
+    /// Decodes all of it. Allocates what [`Self::expanding_bytes`] says.
     ///
     /// # Errors
-    /// [`KernelError::Payload`]; of several damaged tiles the first is named. [`KernelError::Shape`] if no memory can hold
+    /// [`KernelError::Payload`]; of several damaged tiles the first is named. [`KernelError::Shape`] if there is no memory for
     /// the integers.
     pub fn expand(self) -> Result<ExpandedMatrix<'a>, KernelError> {
-        let too_many =
-            KernelError::Shape { what: "integers", expected: isize::MAX as usize, got: usize::MAX };
-        let bytes = self.expanded_bytes().ok_or(too_many)?;
-        let (values, escapes) = self.decode_all(bytes)?;
-        let (escapes, starts) = by_row(&escapes, self.rows());
+        let count = self.values().unwrap_or(usize::MAX);
+        let none = KernelError::Shape { what: "integers for which there is memory", expected: 0, got: count };
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| none.clone())?;
+        values.resize(count, 0);
+        self.decode_all(&mut values)?;
+        let (escapes, starts) = self.escapes_by_row()?;
         let width = self.geometry().columns_per_chunk();
         let of_chunks = values.chunks_exact(BLOCK_ROWS * width);
         let packings: Vec<_> = of_chunks.clone().map(Packing::of).collect();
         let size = packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum();
-        let mut packed = Vec::with_capacity(size);
+        let mut packed = Vec::new();
+        packed.try_reserve_exact(size).map_err(|_| none)?;
         let mut blocks = Vec::with_capacity(self.rows().div_ceil(BLOCK_ROWS) + 1);
         let chunks = self.matrix.stream_length() / width;
         for (index, (packing, values)) in packings.iter().zip(of_chunks).enumerate() {
@@ -84,12 +98,11 @@ impl<'a> PreparedMatrix<'a> {
         Ok(ExpandedMatrix { plan: self, values: packed, packings, blocks, escapes, starts, wide })
     }
 
-    /// Values by block of rows, chunk and panel, `bytes` in all, and escapes with their rows, tile after tile.
-    fn decode_all(&self, bytes: usize) -> Result<(Vec<u8>, Vec<Placed>), KernelError> {
+    /// Sets the values by block of rows, chunk and panel.
+    fn decode_all(&self, values: &mut [u8]) -> Result<(), KernelError> {
         let (width, length) = (self.geometry().columns_per_chunk(), self.matrix.stream_length());
-        let (mut values, mut escapes) = (vec![0; bytes], Vec::new());
         if self.matrix.tile_count() == 0 {
-            return Ok((values, escapes));
+            return Ok(());
         }
         let needed = self.decode_groups_scratch(ROWS_BY);
         let mut scratch = Scratch::with_bytes(needed);
@@ -102,37 +115,42 @@ impl<'a> PreparedMatrix<'a> {
                 let at = block + position * BLOCK_ROWS + row % BLOCK_ROWS * width;
                 values[at..at + width].copy_from_slice(part);
             })?;
-            for tile in group.clone() {
-                let first = self.rows_of(tile..tile + 1).start;
-                let visited = self.add_escapes(tile, |row, position, addend| {
-                    escapes.push((first + row, RowEscape { position: position as u32, addend }));
-                });
-                if visited.is_err() {
-                    return Err(self.first_error(group));
-                }
+            // Of several damaged tiles the first is named, whatever is wrong with it.
+            match group.clone().any(|tile| self.add_escapes(tile, |_, _, _| ()).is_err()) {
+                true => Err(self.first_error(group)),
+                false => Ok(()),
             }
-            Ok(())
         })?;
-        dispatch::rearrange(self.isa, &mut values, width);
-        Ok((values, escapes))
+        dispatch::rearrange(self.isa, values, width);
+        Ok(())
     }
-}
 
-/// Puts escapes in the order of their rows, each row's in the order they had. Also says where those of each row begin, and
-/// where those of the last one end.
-fn by_row(escapes: &[Placed], rows: usize) -> (Vec<RowEscape>, Vec<usize>) {
-    let mut starts = vec![0; rows + 1];
-    escapes.iter().for_each(|(row, _)| starts[row + 1] += 1);
-    for row in 0..rows {
-        starts[row + 1] += starts[row];
+    /// The escapes of all rows, each row's in stream order. Also says where those of each row begin, and where those of the
+    /// last one end.
+    fn escapes_by_row(&self) -> Result<(Vec<RowEscape>, Vec<usize>), KernelError> {
+        let mut starts = vec![0; self.rows() + 1];
+        self.visit_all_escapes(|row, _| starts[row + 1] += 1)?;
+        for row in 0..self.rows() {
+            starts[row + 1] += starts[row];
+        }
+        let mut next = starts.clone();
+        let mut escapes = vec![RowEscape { position: 0, addend: 0.0 }; starts[self.rows()]];
+        self.visit_all_escapes(|row, escape| {
+            escapes[next[row]] = escape;
+            next[row] += 1;
+        })?;
+        Ok((escapes, starts))
     }
-    let mut next = starts.clone();
-    let mut ordered = vec![RowEscape { position: 0, addend: 0.0 }; escapes.len()];
-    for &(row, escape) in escapes {
-        ordered[next[row]] = escape;
-        next[row] += 1;
+
+    fn visit_all_escapes(&self, mut visit: impl FnMut(usize, RowEscape)) -> Result<(), KernelError> {
+        for tile in 0..self.matrix.tile_count() {
+            let first = self.rows_of(tile..tile + 1).start;
+            self.add_escapes(tile, |row, position, addend| {
+                visit(first + row, RowEscape { position: position as u32, addend });
+            })?;
+        }
+        Ok(())
     }
-    (ordered, starts)
 }
 
 impl<'a> ExpandedMatrix<'a> {
@@ -141,9 +159,10 @@ impl<'a> ExpandedMatrix<'a> {
         &self.plan
     }
 
-    /// Bytes that the decoded integers and the escapes take.
+    /// Bytes that it keeps besides the plan.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.values) + size_of_val(&*self.packings) + size_of_val(&*self.escapes)
+        let indices = size_of_val(&*self.starts) + size_of_val(&*self.blocks);
+        size_of_val(&*self.values) + size_of_val(&*self.packings) + size_of_val(&*self.escapes) + indices
     }
 
     /// Blocks of rows: the unit of work. Threads take disjoint ranges of them.

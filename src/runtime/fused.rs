@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a quantized matrix multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ const KEPT_BYTES: usize = 1 << 19;
 enum Form<'a> {
     /// The mapped bytes.
     Coded(PreparedMatrix<'a>),
-    /// Its integers, a byte each.
+    /// Its integers, a byte or half of one each.
     Decoded(ExpandedMatrix<'a>),
 }
 
@@ -107,16 +107,37 @@ impl Budget {
         self.refused.load(Ordering::Relaxed)
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-    }
-
     /// Spends the bytes if they are left.
-    fn spend(&self, bytes: Option<usize>) -> bool {
+    fn spend(self: &Arc<Self>, bytes: Option<usize>) -> Option<Spent> {
         let less = |left: usize| left.checked_sub(bytes?);
-        let spent = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
-        self.refused.fetch_add(usize::from(!spent), Ordering::Relaxed);
-        spent
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Some(Spent { budget: Arc::clone(self), bytes: bytes? }),
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
+/// Bytes of a [`Budget`], given back when it is dropped.
+struct Spent {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Spent {
+    /// Gives back all but `bytes`.
+    fn keep(&mut self, bytes: usize) {
+        let rest = self.bytes.saturating_sub(bytes);
+        self.bytes -= rest;
+        self.budget.left.fetch_add(rest, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        self.keep(0);
     }
 }
 
@@ -168,11 +189,18 @@ pub(super) fn release_scratch() {
 pub(super) struct FusedMatrix {
     mapped: Mapped,
     arithmetic: Arithmetic,
+    /// What its integers cost.
+    _spent: Option<Spent>,
 }
 
 impl FusedMatrix {
-    /// Opens the tensor, which must hold one matrix.
-    pub(super) fn open(tensor: Located, arithmetic: Arithmetic, budget: &Budget) -> Result<Self, ModelError> {
+    /// Opens the tensor, which must hold one matrix. With a budget it is decoded if that suffices.
+    pub(super) fn open(
+        tensor: Located,
+        arithmetic: Arithmetic,
+        budget: Option<&Arc<Budget>>,
+    ) -> Result<Self, ModelError> {
+        let mut spent = None;
         let mapped = Mapped::try_new(tensor, |tensor| {
             let (file, info) = tensor.find()?;
             let payload = open_payload(file, info, &Limits::default())
@@ -180,13 +208,15 @@ impl FusedMatrix {
             match payload.matrices() {
                 [matrix] => {
                     let plan = PreparedMatrix::new(matrix);
-                    match budget.spend(plan.expanded_bytes()) {
-                        false => Ok(Form::Coded(plan)),
-                        true => {
-                            let most = plan.expanded_bytes().unwrap_or(0);
+                    // Nothing is there to decode if all columns are dead.
+                    let wanted = budget.filter(|_| matrix.tile_count() > 0);
+                    spent = wanted.and_then(|budget| budget.spend(plan.expanding_bytes()));
+                    match &mut spent {
+                        None => Ok(Form::Coded(plan)),
+                        Some(spent) => {
                             let matrix =
                                 plan.expand().map_err(|error| source_error(&tensor.tensor, error))?;
-                            budget.give_back(most.saturating_sub(matrix.bytes()));
+                            spent.keep(matrix.bytes());
                             Ok(Form::Decoded(matrix))
                         }
                     }
@@ -194,7 +224,7 @@ impl FusedMatrix {
                 several => Err(ModelError::shape(&tensor.tensor, "one matrix", several.len())),
             }
         })?;
-        Ok(Self { mapped, arithmetic })
+        Ok(Self { mapped, arithmetic, _spent: spent })
     }
 
     fn form(&self) -> &Form<'_> {

@@ -4,7 +4,7 @@ use super::fused::{Arithmetic, Budget, FusedMatrix, FusedTable};
 use super::on_demand::{Located, OnDemandMatrix};
 use super::tensor::dequantize_rows;
 use crate::gguf::{GgmlType, GgufModel, Metadata};
-use crate::model::{MatrixProduct, ModelError, TensorShape, TensorSource, TokenTable};
+use crate::model::{MatrixProduct, ModelError, TensorShape, TensorSource, TokenTable, EMBEDDING, OUTPUT};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -54,7 +54,8 @@ pub struct FusedSource {
     floats: WeightSource,
     arithmetic: Arithmetic,
     coded: bool,
-    decoded: Budget,
+    /// None where nothing is to be decoded.
+    decoded: Option<Arc<Budget>>,
 }
 
 impl FusedSource {
@@ -62,13 +63,13 @@ impl FusedSource {
     pub fn new(model: impl Into<Arc<GgufModel>>, arithmetic: Arithmetic) -> Self {
         let model = model.into();
         let coded = model.tensors().any(|tensor| tensor.ty == GgmlType::Wsic);
-        Self { floats: WeightSource::new(model), arithmetic, coded, decoded: Budget::default() }
+        Self { floats: WeightSource::new(model), arithmetic, coded, decoded: None }
     }
 
     /// The same with up to so many bytes for integers of matrices of our type, which are decoded once then: those that are
     /// opened first. They multiply faster, with the same results.
     pub fn with_decoded_bytes(self, bytes: usize) -> Self {
-        Self { decoded: Budget::new(bytes), ..self }
+        Self { decoded: (bytes > 0).then(|| Arc::new(Budget::new(bytes))), ..self }
     }
 
     /// The container.
@@ -83,7 +84,7 @@ impl FusedSource {
 
     /// Matrices opened so far that were not decoded because they did not fit.
     pub fn left_coded(&self) -> usize {
-        self.decoded.refused()
+        self.decoded.as_ref().map_or(0, |budget| budget.refused())
     }
 
     /// The tensor and whether it is of our type; `None` in a model without.
@@ -112,7 +113,7 @@ impl TensorSource for FusedSource {
         Ok(match self.locate(tensor)? {
             None => None,
             Some((located, true)) => {
-                Some(Arc::new(FusedMatrix::open(located, self.arithmetic, &self.decoded)?))
+                Some(Arc::new(FusedMatrix::open(located, self.arithmetic, self.decoded.as_ref())?))
             }
             Some((located, false)) => Some(Arc::new(OnDemandMatrix::new(located)?)),
         })
@@ -122,7 +123,10 @@ impl TensorSource for FusedSource {
         Ok(match self.locate(tensor)? {
             None => None,
             Some((located, true)) => {
-                Some(Arc::new(FusedTable::new(FusedMatrix::open(located, self.arithmetic, &self.decoded)?)))
+                // Rows of an embedding are looked up in the coded form, unless it is the head as well.
+                let multiplies = tensor != EMBEDDING || self.shape(OUTPUT).is_none();
+                let budget = self.decoded.as_ref().filter(|_| multiplies);
+                Some(Arc::new(FusedTable::new(FusedMatrix::open(located, self.arithmetic, budget)?)))
             }
             Some((located, false)) => Some(Arc::new(OnDemandMatrix::new(located)?)),
         })
