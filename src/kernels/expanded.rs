@@ -11,6 +11,7 @@ use super::packing::{PackedGroup, Packing, BLOCK_ROWS, PANELS};
 use super::plan::PreparedMatrix;
 use super::rows::ROWS_BY;
 use super::scratch::{bytes_for, Carver, Scratch};
+use crate::payload::LANES;
 use std::ops::Range;
 
 /// An addend for one integer of a row.
@@ -57,7 +58,7 @@ impl<'a> PreparedMatrix<'a> {
         // Before and after they are packed.
         let values = values.checked_mul(2)?.checked_add(chunks.checked_mul(size_of::<Packing>())?)?;
         let scratch = self.decode_groups_scratch(ROWS_BY);
-        values.checked_add(escapes)?.checked_add(starts)?.checked_add(scratch)
+        values.checked_add(escapes)?.checked_add(starts)?.checked_add(scratch + LANES)
     }
 
     /// Values of all blocks.
@@ -82,9 +83,11 @@ impl<'a> PreparedMatrix<'a> {
         let width = self.geometry().columns_per_chunk();
         let of_chunks = values.chunks_exact(BLOCK_ROWS * width);
         let packings: Vec<_> = of_chunks.clone().map(Packing::of).collect();
-        let size = packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum();
-        let mut packed = Vec::new();
-        packed.try_reserve_exact(size).map_err(|_| none)?;
+        let size: usize = packings.iter().map(|packing| packing.bytes(BLOCK_ROWS * width)).sum();
+        let mut packed = Vec::<u8>::new();
+        packed.try_reserve_exact(size + LANES).map_err(|_| none)?;
+        // Registers of values that do not cross cache lines load faster.
+        packed.resize(packed.as_ptr().align_offset(LANES).min(LANES), 0);
         let mut blocks = Vec::with_capacity(self.rows().div_ceil(BLOCK_ROWS) + 1);
         let chunks = self.matrix.stream_length() / width;
         for (index, (packing, values)) in packings.iter().zip(of_chunks).enumerate() {
