@@ -1,7 +1,7 @@
 //! A matrix decoded once: a byte for each weight or half of one, for machines with memory to spare.
 //!
-//! Products are bit for bit those of the coded form (but for which NaN it is), which [`PreparedMatrix::matvec`] defines. Rows stand in blocks that
-//! know nothing of tiles, so a matrix of one tile can be shared between threads.
+//! Products are bit for bit those of the coded form (but for which NaN it is), which [`PreparedMatrix::matvec`] defines.
+//! Rows stand in blocks that know nothing of tiles, so a matrix of one tile can be shared between threads.
 
 use super::activations::{Activations, Rounding, BLOCK};
 use super::dispatch;
@@ -74,7 +74,7 @@ impl<'a> PreparedMatrix<'a> {
     /// the integers.
     pub fn expand(self) -> Result<ExpandedMatrix<'a>, KernelError> {
         let count = self.values().unwrap_or(usize::MAX);
-        let none = KernelError::Shape { what: "integers for which there is memory", expected: 0, got: count };
+        let none = KernelError::Shape { what: "bytes of memory", expected: count, got: 0 };
         let mut values = Vec::new();
         values.try_reserve_exact(count).map_err(|_| none.clone())?;
         values.resize(count, 0);

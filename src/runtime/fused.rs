@@ -1,18 +1,16 @@
 //! Matrices of our type that multiply straight from the mapped file.
 
+use super::form::{Budget, Form, Spent};
 use super::on_demand::{multiply_floats, source_error, tokens_of, Located};
 use super::shares::{multiply, shares, Share};
 use super::tensor::open_payload;
-use crate::kernels::{
-    Activations, ExpandedMatrix, KernelError, Preparation, PreparedMatrix, Rounding, Scratch,
-};
+use crate::kernels::{KernelError, Preparation, PreparedMatrix, Rounding, Scratch};
 use crate::model::spread::spread;
 use crate::model::{Beside, MatrixProduct, ModelError, TokenTable};
 use crate::payload::Limits;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a quantized matrix multiplies.
@@ -34,53 +32,6 @@ const TOKENS_AT_ONCE: usize = 256;
 /// Bytes of rows that a table keeps of those looked up last.
 const KEPT_BYTES: usize = 1 << 19;
 
-/// What a matrix multiplies from, with the same results.
-enum Form<'a> {
-    /// The mapped bytes.
-    Coded(PreparedMatrix<'a>),
-    /// Its integers, a byte or half of one each.
-    Decoded(ExpandedMatrix<'a>),
-}
-
-impl<'a> Form<'a> {
-    fn plan(&self) -> &PreparedMatrix<'a> {
-        match self {
-            Self::Coded(plan) => plan,
-            Self::Decoded(matrix) => matrix.plan(),
-        }
-    }
-
-    /// Units that products are cut into, those that a kernel takes in one go, and rows of a unit but the last one.
-    fn units(&self) -> (usize, usize, usize) {
-        match self {
-            Self::Coded(plan) => {
-                (plan.tiles(), plan.tiles_at_once(), plan.matrix().geometry().rows_per_tile())
-            }
-            Self::Decoded(matrix) => (matrix.blocks(), usize::MAX, ExpandedMatrix::rows_per_block()),
-        }
-    }
-
-    fn matmul_scratch(&self, batch: usize, rounding: Rounding) -> usize {
-        match self {
-            Self::Coded(plan) => plan.matmul_scratch(batch, rounding),
-            Self::Decoded(matrix) => matrix.matmul_scratch(batch, rounding),
-        }
-    }
-
-    fn matmul(
-        &self,
-        units: Range<usize>,
-        activations: &Activations<'_>,
-        y: &mut [f32],
-        scratch: &mut [u8],
-    ) -> Result<(), KernelError> {
-        match self {
-            Self::Coded(plan) => plan.matmul(units, activations, y, scratch),
-            Self::Decoded(matrix) => matrix.matmul(units, activations, y, scratch),
-        }
-    }
-}
-
 self_cell::self_cell!(
     /// A matrix with the mapping that it borrows from.
     struct Mapped {
@@ -89,57 +40,6 @@ self_cell::self_cell!(
         dependent: Form,
     }
 );
-
-/// Bytes that may still be spent on decoded integers.
-#[derive(Debug, Default)]
-pub(super) struct Budget {
-    left: AtomicUsize,
-    /// Matrices that it was too small for.
-    refused: AtomicUsize,
-}
-
-impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self { left: AtomicUsize::new(bytes), refused: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn refused(&self) -> usize {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Spends the bytes if they are left.
-    fn spend(self: &Arc<Self>, bytes: Option<usize>) -> Option<Spent> {
-        let less = |left: usize| left.checked_sub(bytes?);
-        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
-            Ok(_) => Some(Spent { budget: Arc::clone(self), bytes: bytes? }),
-            Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                None
-            }
-        }
-    }
-}
-
-/// Bytes of a [`Budget`], given back when it is dropped.
-struct Spent {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Spent {
-    /// Gives back all but `bytes`.
-    fn keep(&mut self, bytes: usize) {
-        let rest = self.bytes.saturating_sub(bytes);
-        self.bytes -= rest;
-        self.budget.left.fetch_add(rest, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Spent {
-    fn drop(&mut self) {
-        self.keep(0);
-    }
-}
 
 thread_local! {
     /// Working memory of this thread's kernel calls.
@@ -207,19 +107,10 @@ impl FusedMatrix {
                 .map_err(|error| source_error(&tensor.tensor, error))?;
             match payload.matrices() {
                 [matrix] => {
-                    let plan = PreparedMatrix::new(matrix);
-                    // Nothing is there to decode if all columns are dead.
-                    let wanted = budget.filter(|_| matrix.tile_count() > 0);
-                    spent = wanted.and_then(|budget| budget.spend(plan.expanding_bytes()));
-                    match &mut spent {
-                        None => Ok(Form::Coded(plan)),
-                        Some(spent) => {
-                            let matrix =
-                                plan.expand().map_err(|error| source_error(&tensor.tensor, error))?;
-                            spent.keep(matrix.bytes());
-                            Ok(Form::Decoded(matrix))
-                        }
-                    }
+                    let form = Form::within(budget, PreparedMatrix::new(matrix));
+                    let (form, cost) = form.map_err(|error| source_error(&tensor.tensor, error))?;
+                    spent = cost;
+                    Ok(form)
                 }
                 several => Err(ModelError::shape(&tensor.tensor, "one matrix", several.len())),
             }

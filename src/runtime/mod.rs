@@ -7,6 +7,7 @@
 //! ([`RunOptions::decoded_bytes`]) a byte or half of one for each weight. May not print.
 
 mod container;
+mod form;
 mod fused;
 mod generate;
 mod on_demand;

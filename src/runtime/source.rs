@@ -1,6 +1,7 @@
 //! A model file whose tensors may be of our type, as a source of floats and as a source of products.
 
-use super::fused::{Arithmetic, Budget, FusedMatrix, FusedTable};
+use super::form::Budget;
+use super::fused::{Arithmetic, FusedMatrix, FusedTable};
 use super::on_demand::{Located, OnDemandMatrix};
 use super::tensor::dequantize_rows;
 use crate::gguf::{GgmlType, GgufModel, Metadata};
